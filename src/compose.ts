@@ -1,0 +1,153 @@
+import { randomUUID } from "node:crypto";
+import { mkdir, readFile, rm } from "node:fs/promises";
+import path from "node:path";
+import type { FastifyInstance } from "fastify";
+import type { Logger } from "pino";
+import { ensureAdminToken } from "./accounts/admin-token.ts";
+import { LevelTokenStore } from "./accounts/level-tokens.ts";
+import { buildApp } from "./app.ts";
+import { Blobs } from "./blob/blobs.ts";
+import { LevelBlobStore } from "./blob/level.ts";
+import { createGoBuilder } from "./builders/go.ts";
+import type { Config } from "./config.ts";
+import { loadContract, projectRoot } from "./contract/document.ts";
+import { Database } from "./leveldb/database.ts";
+import { Builds } from "./manager/builds.ts";
+import { Bulletin } from "./manager/bulletin.ts";
+import { Driver } from "./manager/driver.ts";
+import { Editor } from "./manager/editor.ts";
+import { FileBuildLogs } from "./manager/file-build-logs.ts";
+import { Follow } from "./manager/follow.ts";
+import { LevelServiceStore } from "./manager/level-store.ts";
+import { Manager } from "./manager/manager.ts";
+import { sourceId, sourceKey } from "./manager/model.ts";
+import type { ServiceStore } from "./manager/store.ts";
+import { sweep } from "./manager/sweep.ts";
+import { createProcessRuntime } from "./runtimes/process/runtime.ts";
+import { openSourceTree } from "./sources/tree.ts";
+
+/** How long a server that goes down waits for requests under way. */
+const CLOSE_MS = 30_000;
+
+export type Server = {
+	readonly app: FastifyInstance;
+	readonly store: ServiceStore;
+	/** Takes up what an earlier server left. Call it once, before listening. */
+	start(): Promise<void>;
+	/** Ends requests, streams and builds in good order; services go on unless `stopServices` is set. */
+	close(): Promise<void>;
+};
+
+/** The composition root: the only place that constructs adapters. What was opened is closed again where a later part fails. */
+export async function compose(config: Config, log: Logger): Promise<Server> {
+	const opened: AsyncDisposable[] = [];
+	try {
+		return await assemble(config, log, opened);
+	} catch (error) {
+		await closeAll(opened);
+		throw error;
+	}
+}
+
+async function closeAll(opened: AsyncDisposable[]): Promise<void> {
+	for (const resource of opened.splice(0).reverse()) await resource[Symbol.asyncDispose]();
+}
+
+async function assemble(config: Config, log: Logger, opened: AsyncDisposable[]): Promise<Server> {
+	const folder = (name: string) => path.join(config.dataDir, name);
+	const own = <T extends AsyncDisposable>(resource: T): T => {
+		opened.push(resource);
+		return resource;
+	};
+	await mkdir(config.dataDir, { recursive: true, mode: 0o700 });
+
+	const database = await Database.open(folder("records"), { acceptLoss: config.acceptLoss });
+	const store = own(new LevelServiceStore(database));
+	const tokens = new LevelTokenStore(database);
+	const blobStore = own(await LevelBlobStore.open(folder("blobs"), { database: { acceptLoss: config.acceptLoss } }));
+	const blobs = new Blobs(blobStore, { maxBytes: Math.max(config.maxSourceBytes, 2 * 1024 ** 3) });
+	const buildLogs = new FileBuildLogs(folder("build-logs"), { maxBytes: config.maxBuildLogBytes });
+	// Unpacked sources and half-made builds of a server that was killed.
+	const workFolder = folder("work");
+	await rm(workFolder, { recursive: true, force: true });
+	await mkdir(workFolder, { mode: 0o700 });
+
+	const runtime = own(
+		await createProcessRuntime({
+			folder: folder("services"),
+			stopGraceMs: config.stopGrace * 1000,
+			drainMs: config.drain * 1000,
+			maxLogBytes: config.maxLogBytes,
+			...(config.ports === null ? {} : { ports: config.ports }),
+		}),
+	);
+	const cacheFolder = path.join(config.cacheDir ?? folder("cache"), "go");
+	const builders = [createGoBuilder({ cacheFolder, workFolder, goCommand: config.go })];
+
+	const bulletin = new Bulletin();
+	const now = () => new Date();
+	const editor = new Editor(store, bulletin, now);
+	const limits = { bytes: config.maxUnpackedBytes, entries: config.maxSourceFiles };
+	const builds = new Builds(
+		{
+			...{ editor, blobs, builders, buildLogs, log },
+			openSource: (namespace, source) =>
+				openSourceTree({
+					open: (call) => blobs.in(namespace).get(sourceKey(sourceId(source)), call),
+					...{ workFolder, limits },
+				}),
+		},
+		{ parallel: config.builds, timeoutMs: config.buildTimeout * 1000, target: runtime.target },
+	);
+	const driver = new Driver({ store, editor, builds, blobs, runtime, buildLogs, log, now });
+	const manager = new Manager({ store, editor, driver, blobs, newId: randomUUID });
+	const follow = new Follow({ store, bulletin, runtime, buildLogs });
+
+	const down = new AbortController();
+	const deadline = new AbortController();
+	let ready = false;
+	const app = await buildApp({
+		...{ manager, follow, tokens, logger: log },
+		contract: loadContract(),
+		facts: {
+			version: await packageVersion(),
+			builders,
+			maxSourceBytes: config.maxSourceBytes,
+			ready: () => ready,
+		},
+		down: down.signal,
+		deadline: deadline.signal,
+		tls:
+			config.tlsCert === null || config.tlsKey === null
+				? null
+				: { cert: await readFile(config.tlsCert), key: await readFile(config.tlsKey) },
+	});
+
+	return {
+		app,
+		store,
+		start: async () => {
+			await ensureAdminToken(folder("admin-token"), tokens, now());
+			const removed = await sweep(blobs, store, { signal: down.signal });
+			if (removed > 0) log.info({ removed }, "removed blobs that a crash left without a record");
+			await driver.start();
+			ready = true;
+		},
+		close: async () => {
+			ready = false;
+			down.abort();
+			const timer = setTimeout(() => deadline.abort(), CLOSE_MS);
+			await app.close();
+			clearTimeout(timer);
+			await driver.shutdown();
+			if (config.stopServices) await runtime.stopAll({ signal: new AbortController().signal });
+			await closeAll(opened);
+		},
+	};
+}
+
+/** The version in package.json. */
+async function packageVersion(): Promise<string> {
+	const text = await readFile(path.join(projectRoot(), "package.json"), "utf8");
+	return String(JSON.parse(text).version);
+}

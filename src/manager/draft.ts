@@ -1,0 +1,154 @@
+import { AppError } from "../errors.ts";
+import type { RevisionError, RevisionRecord, ServiceEvent, ServiceRecord, Status, Wish } from "./model.ts";
+import { revisionOf } from "./model.ts";
+import type { Commit } from "./store.ts";
+import { isActive, isLegal } from "./transitions.ts";
+
+/**
+ * A change of one service in the making. Pure: collects moves, checks each against the table, and gives the commit.
+ */
+export class Draft {
+	#service: ServiceRecord;
+	readonly #expected: number | null;
+	readonly #now: string;
+	readonly #changed = new Map<number, RevisionRecord>();
+	readonly #events: ServiceEvent[] = [];
+	#requireSource: string | undefined;
+	#touched = false;
+
+	private constructor(service: ServiceRecord, expected: number | null, now: string) {
+		this.#service = service;
+		this.#expected = expected;
+		this.#now = now;
+	}
+
+	/** A change of a service as it was read. */
+	static of(service: ServiceRecord, now: string): Draft {
+		return new Draft(service, service.stamp, now);
+	}
+
+	/** A service that does not exist yet; its first revision is added next. */
+	static create(
+		identity: Pick<ServiceRecord, "id" | "namespace" | "name" | "version" | "metadata">,
+		now: string,
+	): Draft {
+		return new Draft(
+			{
+				...identity,
+				stamp: 0,
+				seq: 0,
+				desired: "running",
+				live: null,
+				newest: 0,
+				url: null,
+				revisions: [],
+				createdAt: now,
+				updatedAt: now,
+			},
+			null,
+			now,
+		);
+	}
+
+	get service(): ServiceRecord {
+		return this.#service;
+	}
+
+	/** Whether there is anything to commit. */
+	get touched(): boolean {
+		return this.#touched;
+	}
+
+	set(change: Partial<Pick<ServiceRecord, "desired" | "live" | "url" | "metadata">>): this {
+		this.#service = { ...this.#service, ...change };
+		this.#touched = true;
+		return this;
+	}
+
+	/** The commit fails unless this source exists then. */
+	require(sourceId: string): this {
+		this.#requireSource = sourceId;
+		return this;
+	}
+
+	/** Adds the next revision as Pending; answers its number. */
+	add(wish: Wish, build: RevisionRecord["build"]): number {
+		const revision = this.#service.newest + 1;
+		const record: RevisionRecord = {
+			...wish,
+			revision,
+			status: "Pending",
+			generation: 1,
+			build,
+			error: null,
+			createdAt: this.#now,
+			updatedAt: this.#now,
+		};
+		this.#service = { ...this.#service, newest: revision, revisions: [...this.#service.revisions, record] };
+		this.#changed.set(revision, record);
+		this.#event(revision, null, "Pending");
+		return revision;
+	}
+
+	/** Moves a revision. The error belongs to the new state; without one it is cleared. */
+	move(
+		revision: number,
+		to: Status,
+		error: RevisionError | null = null,
+		change: Partial<Pick<RevisionRecord, "build" | "generation">> = {},
+	): this {
+		const record = revisionOf(this.#service, revision);
+		if (record === undefined) throw new AppError("internal", `revision ${revision} is not at hand`);
+		if (!isLegal(record.status, to, record.error?.code ?? null))
+			throw new AppError("internal", `revision ${revision} cannot go from ${record.status} to ${to}`);
+		this.#put({ ...record, ...change, status: to, error, updatedAt: this.#now });
+		this.#event(revision, record.status, to, error);
+		return this;
+	}
+
+	/** Gives the whole change. */
+	commit(): Commit {
+		const kept = this.#service.revisions.filter(
+			(record) =>
+				isActive(record.status) || record.revision === this.#service.live || record.revision === this.#service.newest,
+		);
+		this.#service = {
+			...this.#service,
+			revisions: kept,
+			stamp: (this.#expected ?? 0) + 1,
+			updatedAt: this.#now,
+		};
+		return {
+			service: this.#service,
+			expected: this.#expected,
+			revisions: [...this.#changed.values()],
+			events: this.#events,
+			...(this.#requireSource === undefined ? {} : { requireSource: this.#requireSource }),
+		};
+	}
+
+	/** Puts a revision that is only in the store at hand, so that it can be moved. */
+	bring(record: RevisionRecord): this {
+		if (revisionOf(this.#service, record.revision) === undefined) {
+			const revisions = [...this.#service.revisions, record].sort((a, b) => a.revision - b.revision);
+			this.#service = { ...this.#service, revisions };
+		}
+		return this;
+	}
+
+	#put(record: RevisionRecord): void {
+		this.#changed.set(record.revision, record);
+		this.#service = {
+			...this.#service,
+			revisions: this.#service.revisions.map((other) => (other.revision === record.revision ? record : other)),
+		};
+		this.#touched = true;
+	}
+
+	#event(revision: number, from: Status | null, to: Status, error: RevisionError | null = null): void {
+		const seq = this.#service.seq + 1;
+		this.#service = { ...this.#service, seq };
+		this.#events.push({ seq, time: this.#now, revision, from, to, ...(error === null ? {} : { error }) });
+		this.#touched = true;
+	}
+}

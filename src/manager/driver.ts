@@ -1,0 +1,320 @@
+import type { Blobs } from "../blob/blobs.ts";
+import { isAppError, messageOf } from "../errors.ts";
+import { failpoint } from "../failpoint.ts";
+import type { Observed, Runtime, ServiceSpec } from "../runtimes/runtime.ts";
+import type { BuildLogs } from "./build-log.ts";
+import type { Builds } from "./builds.ts";
+import type { Editor } from "./editor.ts";
+import type { Logger } from "./logger.ts";
+import { buildKey, type RevisionRecord, revisionError, revisionOf, type ServiceRecord } from "./model.ts";
+import { isWatched, reconcile, unwanted } from "./reconcile.ts";
+import { Semaphore } from "./semaphore.ts";
+import type { ServiceStore } from "./store.ts";
+
+export type DriverDeps = {
+	readonly store: ServiceStore;
+	readonly editor: Editor;
+	readonly builds: Builds;
+	readonly blobs: Blobs;
+	readonly runtime: Runtime;
+	readonly buildLogs: BuildLogs;
+	readonly log: Logger;
+	readonly now: () => Date;
+};
+
+/** Services looked after at the same time; the rest wait for their turn. */
+const PARALLEL_STEPS = 16;
+/** Looked at again even if nobody reported a change. */
+const POLL_MS = 30_000;
+const RETRY_MS = { first: 100, most: 10_000 };
+/** A revision that the runtime gives no verdict on ends after three of its own health timeouts and this. */
+const START_SLACK_MS = 180_000;
+
+/**
+ * Brings every service from what it is to what is wanted. Level-triggered: each step reads the record, asks the runtime,
+ * does the next thing and records it, so that a step may be lost, repeated or interrupted by a crash at any place.
+ */
+export class Driver {
+	readonly #deps: DriverDeps;
+	readonly #slots = new Semaphore(PARALLEL_STEPS);
+	/** Services with a step under way; `true`: another one is due after it. */
+	readonly #running = new Map<string, boolean>();
+	readonly #timers = new Map<string, NodeJS.Timeout>();
+	readonly #failures = new Map<string, number>();
+	readonly #stop = new AbortController();
+	readonly #loops = new Set<Promise<void>>();
+
+	constructor(deps: DriverDeps) {
+		this.#deps = deps;
+	}
+
+	/** Takes up what an earlier server left, then follows the runtime. Resolves when every service was woken. */
+	async start(): Promise<void> {
+		failpoint("manager.recover");
+		for await (const service of this.#deps.store.all()) {
+			if (service.revisions.some((revision) => revision.status === "Building")) await this.#putBack(service);
+			this.wake(service.id);
+		}
+		this.#track(this.#followRuntime());
+		this.#track(this.#removeStrangers());
+	}
+
+	/** Ends all loops and puts builds back. Services go on. */
+	async shutdown(): Promise<void> {
+		this.#stop.abort();
+		for (const timer of this.#timers.values()) clearTimeout(timer);
+		await this.#deps.builds.shutdown();
+		await Promise.all(this.#loops);
+	}
+
+	/** Something about this service may have changed. */
+	wake(id: string): void {
+		if (this.#stop.signal.aborted) return;
+		if (this.#running.has(id)) {
+			this.#running.set(id, true);
+			return;
+		}
+		clearTimeout(this.#timers.get(id));
+		this.#timers.delete(id);
+		this.#running.set(id, false);
+		this.#track(this.#loop(id));
+	}
+
+	#track(loop: Promise<void>): void {
+		const tracked: Promise<void> = loop.finally(() => this.#loops.delete(tracked));
+		this.#loops.add(tracked);
+	}
+
+	async #loop(id: string): Promise<void> {
+		let next: number | undefined;
+		do {
+			this.#running.set(id, false);
+			next = await this.#guarded(id);
+		} while (this.#running.get(id) === true && !this.#stop.signal.aborted);
+		this.#running.delete(id);
+		if (next === undefined || this.#stop.signal.aborted) return;
+		this.#timers.set(id, setTimeout(() => this.wake(id), next).unref());
+	}
+
+	/** One step; its errors mean another try later. Answers after how many milliseconds to look again. */
+	async #guarded(id: string): Promise<number | undefined> {
+		const { signal } = this.#stop;
+		let release: (() => void) | undefined;
+		try {
+			release = await this.#slots.acquire(signal);
+			const next = await this.#step(id, signal);
+			this.#failures.delete(id);
+			return next;
+		} catch (error) {
+			if (signal.aborted) return undefined;
+			const failures = this.#failures.get(id) ?? 0;
+			this.#failures.set(id, failures + 1);
+			this.#deps.log.warn({ err: error, service: id }, "a step failed and is tried again");
+			return Math.min(RETRY_MS.most, RETRY_MS.first * 2 ** failures);
+		} finally {
+			release?.();
+		}
+	}
+
+	async #step(id: string, signal: AbortSignal): Promise<number | undefined> {
+		const { store, builds, runtime } = this.#deps;
+		const service = await store.getById(id);
+		if (service === undefined) return undefined;
+		const building = builds.building(id);
+		if (building !== undefined && !mayBuild(service, building)) await builds.stop(id);
+		if (service.desired === "removed") return this.#remove(service, signal);
+
+		const newest = revisionOf(service, service.newest);
+		if (service.desired === "running" && newest?.status === "Pending") {
+			if (newest.build !== null) await this.#skipBuild(service);
+			else builds.start(service, newest.revision, () => this.wake(id));
+		}
+
+		const observed = await this.#observe(service, signal);
+		if (observed === undefined) return RETRY_MS.first * 10;
+		if (service.desired === "stopped" && service.revisions.some((revision) => revision.status === "Stopping"))
+			await runtime.stop(service, { signal });
+		for (const revision of unwanted(service, observed)) await runtime.abandon(service, revision, { signal });
+
+		const current = (await store.getById(id)) ?? service;
+		const due = wantsApply(current, observed);
+		if (due !== undefined) {
+			failpoint("manager.before_apply");
+			if (!(await this.#apply(current, due, signal))) return RETRY_MS.first * 10;
+			failpoint("manager.after_apply");
+		}
+		const after = await runtime.observe(service, { signal });
+		const done = await this.#deps.editor.edit(id, (draft) => {
+			reconcile(draft, after);
+			this.#expire(draft.service, (revision) =>
+				draft.move(revision, "Error", revisionError("internal", "start", "the runtime gave no verdict in time")),
+			);
+			if (draft.touched) failpoint("manager.before_verdict");
+		});
+		if (done !== undefined && done.stamp !== current.stamp) {
+			failpoint("manager.after_verdict");
+			this.wake(id);
+		}
+		return done?.revisions.some((revision) => isWatched(revision) || revision.status === "Stopping")
+			? POLL_MS
+			: undefined;
+	}
+
+	/** What the runtime sees; undefined where it cannot be reached, and then the service is Unknown. */
+	async #observe(service: ServiceRecord, signal: AbortSignal): Promise<Observed | undefined> {
+		try {
+			return await this.#deps.runtime.observe(service, { signal });
+		} catch (error) {
+			if (!isAppError(error, "unavailable")) throw error;
+			await this.#deps.editor.edit(service.id, (draft) => {
+				const live = revisionOf(draft.service, draft.service.live);
+				if (live?.status === "Running" || live?.status === "Starting") draft.move(live.revision, "Unknown");
+				this.#expire(draft.service, (revision) =>
+					draft.move(
+						revision,
+						"Error",
+						revisionError("unavailable", "start", "the runtime could not be reached", { retryable: true }),
+					),
+				);
+			});
+			return undefined;
+		}
+	}
+
+	/** Ends what has been Starting for longer than any start may take. */
+	#expire(service: ServiceRecord, end: (revision: number) => void): void {
+		const now = this.#deps.now().getTime();
+		for (const { status, revision, updatedAt, health } of service.revisions) {
+			const limit = 3 * health.timeout * 1000 + START_SLACK_MS;
+			if (status === "Starting" && revision !== service.live && now - Date.parse(updatedAt) > limit) end(revision);
+		}
+	}
+
+	async #skipBuild(service: ServiceRecord): Promise<void> {
+		await this.#deps.editor.edit(service.id, (draft) => {
+			const newest = revisionOf(draft.service, draft.service.newest);
+			if (draft.service.desired === "running" && newest?.status === "Pending" && newest.build !== null)
+				draft.move(newest.revision, "Starting");
+		});
+		this.wake(service.id);
+	}
+
+	/** True when the runtime has taken the wish; false when it cannot be reached; Error when it will never take it. */
+	async #apply(service: ServiceRecord, revision: RevisionRecord, signal: AbortSignal): Promise<boolean> {
+		const spec = this.#spec(service, revision);
+		if (spec === undefined) return true;
+		try {
+			await this.#deps.runtime.apply(spec, { signal });
+			return true;
+		} catch (error) {
+			if (signal.aborted) throw error;
+			if (isAppError(error, "unavailable")) return false;
+			this.#deps.log.error({ err: error, service: service.id, revision: revision.revision }, "a start failed");
+			await this.#deps.editor.edit(service.id, (draft) => {
+				const record = revisionOf(draft.service, revision.revision);
+				if (record !== undefined && isWatched(record) && record.status !== "Error")
+					draft.move(
+						record.revision,
+						"Error",
+						revisionError("internal", "start", messageOf(error), { retryable: true }),
+					);
+			});
+			return true;
+		}
+	}
+
+	#spec(service: ServiceRecord, revision: RevisionRecord): ServiceSpec | undefined {
+		const { build } = revision;
+		if (build === null) return undefined;
+		const { id, namespace, name, version } = service;
+		const blobs = this.#deps.blobs.in(namespace);
+		return {
+			...{ id, namespace, name, version },
+			revision: revision.revision,
+			generation: revision.generation,
+			program: {
+				kind: "build",
+				sha256: build.sha256,
+				size: build.size,
+				open: (call) => blobs.get(buildKey(id, build.revision), call),
+			},
+			requires: build.requires,
+			args: revision.args,
+			env: revision.env,
+			health: revision.health,
+			restart: revision.restart,
+			instances: revision.instances,
+		};
+	}
+
+	/** The end of a service: its build, its processes, its bytes and at last its record. */
+	async #remove(service: ServiceRecord, signal: AbortSignal): Promise<undefined> {
+		const { runtime, blobs, buildLogs, store, builds } = this.#deps;
+		await builds.stop(service.id);
+		await runtime.remove(service, { signal });
+		failpoint("manager.runtime_removed");
+		const stored = blobs.in(service.namespace);
+		for await (const key of stored.list(`build/${service.id}/`, { signal })) await stored.delete(key, { signal });
+		await buildLogs.remove(service.id);
+		failpoint("manager.bytes_removed");
+		const current = await store.getById(service.id);
+		if (current !== undefined) await store.remove(current);
+		failpoint("manager.record_removed");
+		this.#deps.editor.announce(service.id);
+		this.#deps.log.info({ service: service.id, name: service.name, version: service.version }, "service removed");
+	}
+
+	async #putBack(service: ServiceRecord): Promise<void> {
+		await this.#deps.editor.edit(service.id, (draft) => {
+			for (const { revision, status } of draft.service.revisions)
+				if (status === "Building") draft.move(revision, "Pending");
+		});
+	}
+
+	async #followRuntime(): Promise<void> {
+		const { signal } = this.#stop;
+		while (!signal.aborted) {
+			try {
+				for await (const { id } of this.#deps.runtime.changes({ signal })) this.wake(id);
+			} catch (error) {
+				if (signal.aborted) return;
+				this.#deps.log.warn({ err: error }, "the runtime's changes broke off and are followed again");
+				await new Promise((resolve) => {
+					const timer = setTimeout(resolve, RETRY_MS.first * 10);
+					signal.addEventListener("abort", () => [clearTimeout(timer), resolve(undefined)], { once: true });
+				});
+			}
+		}
+	}
+
+	/** What the runtime runs without a record (a record is always there first) is nobody's. */
+	async #removeStrangers(): Promise<void> {
+		const { signal } = this.#stop;
+		try {
+			for await (const service of this.#deps.runtime.list({ signal })) {
+				if ((await this.#deps.store.getById(service.id)) !== undefined) continue;
+				this.#deps.log.warn({ service: service.id, name: service.name }, "removing what runs without a record");
+				await this.#deps.runtime.remove(service, { signal });
+			}
+		} catch (error) {
+			if (!signal.aborted) this.#deps.log.warn({ err: error }, "what runs without a record could not be looked for");
+		}
+	}
+}
+
+function mayBuild(service: ServiceRecord, revision: number): boolean {
+	const status = revisionOf(service, revision)?.status;
+	return service.desired === "running" && (status === "Pending" || status === "Building");
+}
+
+/** The revision that the runtime should be told of: the one that is starting, else the live one where it is not there. */
+function wantsApply(service: ServiceRecord, observed: Observed): RevisionRecord | undefined {
+	if (service.desired !== "running") return undefined;
+	const newest = revisionOf(service, service.newest);
+	const wanted = newest?.status === "Starting" ? newest : revisionOf(service, service.live);
+	if (wanted === undefined || !isWatched(wanted)) return undefined;
+	const seen = observed.revisions.find(
+		(candidate) => candidate.revision === wanted.revision && candidate.generation === wanted.generation,
+	);
+	return seen === undefined || seen.phase === "stopping" ? wanted : undefined;
+}

@@ -1,0 +1,115 @@
+import type { Call } from "../blob/store.ts";
+import { AppError } from "../errors.ts";
+import type { LogItem, LogQuery, Runtime } from "../runtimes/runtime.ts";
+import type { BuildLogLine, BuildLogs } from "./build-log.ts";
+import type { Bulletin } from "./bulletin.ts";
+import type { ServiceEvent, ServiceRecord } from "./model.ts";
+import { revisionOf } from "./model.ts";
+import type { ServiceStore } from "./store.ts";
+
+export type Gap = { readonly gap: { readonly from: number; readonly to: number } };
+export type End = { readonly end: "deleted" | "finished" };
+
+export type FollowDeps = {
+	readonly store: ServiceStore;
+	readonly bulletin: Bulletin;
+	readonly runtime: Runtime;
+	readonly buildLogs: BuildLogs;
+};
+
+/** Looked again after this long even if no news came: another server may have made the change. */
+const LOOK_MS = 1000;
+
+/** Reads what a service prints and does, past and coming. Streams end quietly when aborted. */
+export class Follow {
+	readonly #deps: FollowDeps;
+
+	constructor(deps: FollowDeps) {
+		this.#deps = deps;
+	}
+
+	/** Events with a greater seq; with `follow` until the service is gone. */
+	async *events(
+		service: ServiceRecord,
+		query: { readonly after: number; readonly follow: boolean },
+		call: Call,
+	): AsyncIterable<{ readonly event: ServiceEvent } | Gap | End> {
+		const { store, bulletin } = this.#deps;
+		using news = bulletin.subscribe(service.id);
+		let seen = query.after;
+		while (!call.signal.aborted) {
+			const exists = (await store.getById(service.id)) !== undefined;
+			for await (const event of store.events(service.id, seen)) {
+				if (event.seq > seen + 1) yield { gap: { from: seen + 1, to: event.seq - 1 } };
+				seen = event.seq;
+				yield { event };
+			}
+			if (!query.follow) return;
+			if (!exists) return yield { end: "deleted" };
+			await news.next(call.signal, LOOK_MS);
+		}
+	}
+
+	/** A program's output; with `follow` until the service is gone. */
+	async *logs(service: ServiceRecord, query: LogQuery, call: Call): AsyncIterable<LogItem | End> {
+		const gone = new AbortController();
+		const watch = query.follow ? this.#untilGone(service.id, AbortSignal.any([call.signal, gone.signal])) : undefined;
+		void watch?.then(() => gone.abort());
+		try {
+			const signal = AbortSignal.any([call.signal, gone.signal]);
+			for await (const item of this.#deps.runtime.logs(service, query, { signal })) yield item;
+			if (query.follow && !call.signal.aborted) yield { end: "deleted" };
+		} finally {
+			gone.abort();
+			await watch;
+		}
+	}
+
+	/**
+	 * How a revision was built: the named one, or the newest that was built or is to be. Rejects with `not_found` before the
+	 * first line; ends with `end` once no more can come.
+	 */
+	async buildLog(
+		service: ServiceRecord,
+		revision: number | undefined,
+		query: { readonly after: number; readonly follow: boolean },
+		call: Call,
+	): Promise<AsyncIterable<{ readonly line: BuildLogLine; readonly revision: number } | End>> {
+		const record = await this.#revision(service, revision ?? service.newest);
+		if (record === undefined)
+			throw new AppError("not_found", `${service.name}:${service.version} has no revision ${revision}`, {
+				field: "revision",
+			});
+		// One that shares its predecessor's build shares its log.
+		return this.#buildLines(service.id, record.build?.revision ?? record.revision, query, call);
+	}
+
+	async *#buildLines(
+		id: string,
+		revision: number,
+		query: { readonly after: number; readonly follow: boolean },
+		call: Call,
+	): AsyncIterable<{ readonly line: BuildLogLine; readonly revision: number } | End> {
+		const { store, buildLogs } = this.#deps;
+		const ended = async () => {
+			const service = await store.getById(id);
+			const status = service && (await this.#revision(service, revision))?.status;
+			return status !== "Pending" && status !== "Building";
+		};
+		for await (const line of buildLogs.read(id, revision, { ...query, ended }, call)) yield { line, revision };
+		if (!query.follow || call.signal.aborted) return;
+		yield { end: (await store.getById(id)) === undefined ? "deleted" : "finished" };
+	}
+
+	async #revision(service: ServiceRecord, revision: number) {
+		return revisionOf(service, revision) ?? (await this.#deps.store.revision(service.id, revision));
+	}
+
+	async #untilGone(id: string, signal: AbortSignal): Promise<void> {
+		using news = this.#deps.bulletin.subscribe(id);
+		while (!signal.aborted) {
+			if ((await this.#deps.store.getById(id)) === undefined) return;
+			await news.next(signal, LOOK_MS);
+		}
+	}
+}

@@ -1,0 +1,141 @@
+import { AppError } from "../errors.ts";
+import type { Database, Operation } from "../leveldb/database.ts";
+import type { RevisionRecord, ServiceEvent, ServiceName, ServiceRecord, SourceRecord } from "./model.ts";
+import type { Commit, ServiceFilter, ServiceStore } from "./store.ts";
+
+/** Events kept for each service; older ones are dropped with the commit that adds newer ones. */
+const EVENTS_KEPT = 1000;
+
+// `!` sorts before every character that names, versions and ids may hold, so key order is the order of the parts.
+const serviceKey = ({ namespace, name, version }: ServiceName) => `service!${namespace}!${name}!${version}`;
+const idKey = (id: string) => `id!${id}`;
+const numbered = (kind: string, id: string, number: number) => `${kind}!${id}!${String(number).padStart(12, "0")}`;
+const sourceRecordKey = (namespace: string, id: string) => `source!${namespace}!${id}`;
+/** The first key after all that start with `prefix` and `!`. */
+const after = (prefix: string) => `${prefix}"`;
+
+/**
+ * The records in LevelDB. The database is this process's alone, so that check and write need only be one at a time for
+ * each service here; the write itself is one synced batch.
+ */
+export class LevelServiceStore implements ServiceStore {
+	readonly #database: Database;
+	readonly #turns = new Map<string, Promise<unknown>>();
+
+	/** Takes the database over: disposing the store closes it. */
+	constructor(database: Database) {
+		this.#database = database;
+	}
+
+	async get(name: ServiceName): Promise<ServiceRecord | undefined> {
+		return this.#read<ServiceRecord>(serviceKey(name));
+	}
+
+	async getById(id: string): Promise<ServiceRecord | undefined> {
+		const key = await this.#database.get(idKey(id));
+		return key === undefined ? undefined : this.#read<ServiceRecord>(key);
+	}
+
+	async *list(namespace: string, filter: ServiceFilter, from: ServiceName | null): AsyncIterable<ServiceRecord> {
+		const prefix = filter.name === undefined ? `service!${namespace}` : `service!${namespace}!${filter.name}`;
+		const start = from === null ? `${prefix}!` : serviceKey(from);
+		for await (const [, value] of this.#database.range({ gt: start, lt: after(prefix) })) {
+			const service: ServiceRecord = JSON.parse(value);
+			if (filter.version === undefined || service.version === filter.version) yield service;
+		}
+	}
+
+	async *all(): AsyncIterable<ServiceRecord> {
+		for await (const [, value] of this.#database.range({ gt: "service!", lt: after("service") }))
+			yield JSON.parse(value);
+	}
+
+	async commit(commit: Commit): Promise<void> {
+		const { service, requireSource } = commit;
+		const key = serviceKey(service);
+		await this.#inTurn(key, async () => {
+			await this.#check(key, service, commit.expected);
+			if (requireSource !== undefined && (await this.getSource(service.namespace, requireSource)) === undefined)
+				throw new AppError("not_found", `there is no source://${requireSource} in namespace ${service.namespace}`, {
+					field: "source",
+					hint: "Upload it again with POST /sources, and use the key of that answer.",
+				});
+			const operations: Operation[] = [{ put: key, value: JSON.stringify(service) }];
+			if (commit.expected === null) operations.push({ put: idKey(service.id), value: key });
+			for (const revision of commit.revisions)
+				operations.push({ put: numbered("revision", service.id, revision.revision), value: JSON.stringify(revision) });
+			for (const event of commit.events) {
+				operations.push({ put: numbered("event", service.id, event.seq), value: JSON.stringify(event) });
+				if (event.seq > EVENTS_KEPT)
+					operations.push({ delete: numbered("event", service.id, event.seq - EVENTS_KEPT) });
+			}
+			await this.#database.commit(operations);
+		});
+	}
+
+	async remove(service: ServiceRecord): Promise<void> {
+		const key = serviceKey(service);
+		await this.#inTurn(key, async () => {
+			await this.#check(key, service, service.stamp);
+			const operations: Operation[] = [{ delete: key }, { delete: idKey(service.id) }];
+			for (const kind of ["revision", "event"]) {
+				const prefix = `${kind}!${service.id}`;
+				for await (const [name] of this.#database.range({ gt: `${prefix}!`, lt: after(prefix) }))
+					operations.push({ delete: name });
+			}
+			await this.#database.commit(operations);
+		});
+	}
+
+	async revision(id: string, revision: number): Promise<RevisionRecord | undefined> {
+		return this.#read<RevisionRecord>(numbered("revision", id, revision));
+	}
+
+	async *revisions(id: string, before: number | null): AsyncIterable<RevisionRecord> {
+		const prefix = `revision!${id}`;
+		const lt = before === null ? after(prefix) : numbered("revision", id, before);
+		for await (const [, value] of this.#database.range({ gt: `${prefix}!`, lt, reverse: true }))
+			yield JSON.parse(value);
+	}
+
+	async *events(id: string, seq: number): AsyncIterable<ServiceEvent> {
+		const range = this.#database.range({ gt: numbered("event", id, seq), lt: after(`event!${id}`) });
+		for await (const [, value] of range) yield JSON.parse(value);
+	}
+
+	async putSource(source: SourceRecord): Promise<void> {
+		await this.#database.commit([{ put: sourceRecordKey(source.namespace, source.id), value: JSON.stringify(source) }]);
+	}
+
+	async getSource(namespace: string, id: string): Promise<SourceRecord | undefined> {
+		return this.#read<SourceRecord>(sourceRecordKey(namespace, id));
+	}
+
+	async [Symbol.asyncDispose](): Promise<void> {
+		await this.#database[Symbol.asyncDispose]();
+	}
+
+	async #check(key: string, service: ServiceRecord, expected: number | null): Promise<void> {
+		const stored = await this.#read<ServiceRecord>(key);
+		if ((stored?.stamp ?? null) === expected && (stored === undefined || stored.id === service.id)) return;
+		throw new AppError("conflict", `${service.name}:${service.version} was changed by somebody else meanwhile`);
+	}
+
+	async #read<T>(key: string): Promise<T | undefined> {
+		const value = await this.#database.get(key);
+		return value === undefined ? undefined : JSON.parse(value);
+	}
+
+	/** Runs one action at a time for each key. */
+	async #inTurn<T>(key: string, action: () => Promise<T>): Promise<T> {
+		const previous = this.#turns.get(key) ?? Promise.resolve();
+		const turn = previous.then(action, action);
+		const settled = turn.catch(() => undefined);
+		this.#turns.set(key, settled);
+		try {
+			return await turn;
+		} finally {
+			if (this.#turns.get(key) === settled) this.#turns.delete(key);
+		}
+	}
+}

@@ -1,0 +1,149 @@
+import type { Diagnostic, Requires } from "../builders/builder.ts";
+import type { Health, RestartPolicy } from "../runtimes/runtime.ts";
+
+/** States of a revision. Which moves are legal is in transitions.ts. */
+export const STATUSES = [
+	"Pending",
+	"Building",
+	"Starting",
+	"Running",
+	"Stopping",
+	"Stopped",
+	"Error",
+	"Unknown",
+] as const;
+export type Status = (typeof STATUSES)[number];
+
+export type RevisionErrorCode =
+	| "source_invalid"
+	| "build_failed"
+	| "build_timeout"
+	| "not_listening"
+	| "exited"
+	| "crash_loop"
+	| "superseded"
+	| "cancelled"
+	| "unavailable"
+	| "internal";
+
+export type Phase = "pending" | "source" | "build" | "build_store" | "start" | "run" | "stop";
+
+/** Why a revision is in Error, or why it had to be started again. */
+export type RevisionError = {
+	readonly code: RevisionErrorCode;
+	readonly message: string;
+	readonly phase: Phase;
+	/** Whether the same request may succeed later without a change by its owner. */
+	readonly retryable: boolean;
+	readonly diagnostics: readonly Diagnostic[];
+	readonly exitCode?: number;
+	readonly lastLines?: readonly string[];
+};
+
+export type BuildRecord = {
+	/** Lower-case hex SHA-256. */
+	readonly sha256: string;
+	/** Bytes. */
+	readonly size: number;
+	readonly builder: string;
+	readonly requires: Requires;
+	/** The revision under which the bytes are stored: an update without a new source shares its predecessor's. */
+	readonly revision: number;
+};
+
+/** What a person asked for; stored whole in each revision. */
+export type Wish = {
+	/** `source://<id>`. */
+	readonly source: string;
+	readonly entrypoint: string;
+	readonly args: readonly string[];
+	readonly env: Readonly<Record<string, string>>;
+	readonly health: Health;
+	readonly restart: RestartPolicy;
+	readonly instances: number;
+};
+
+export type RevisionRecord = Wish & {
+	readonly revision: number;
+	readonly status: Status;
+	/** Grows with each restart that was asked for. */
+	readonly generation: number;
+	readonly build: BuildRecord | null;
+	readonly error: RevisionError | null;
+	readonly createdAt: string;
+	readonly updatedAt: string;
+};
+
+/** What is wanted of a service as a whole. */
+export type Desired = "running" | "stopped" | "removed";
+
+export type ServiceRecord = {
+	readonly id: string;
+	readonly namespace: string;
+	readonly name: string;
+	readonly version: string;
+	/** Grows with each commit; a commit names the one that it replaces. */
+	readonly stamp: number;
+	/** The `seq` of the newest event. */
+	readonly seq: number;
+	readonly desired: Desired;
+	/** The revision that became Running last (or that ended well), whose build `build://name:version` is. */
+	readonly live: number | null;
+	/** The number of the newest revision. */
+	readonly newest: number;
+	readonly url: string | null;
+	readonly metadata: Readonly<Record<string, string>>;
+	/** The live one, the newest one and all that have not ended, ascending. The others are in the store by number. */
+	readonly revisions: readonly RevisionRecord[];
+	readonly createdAt: string;
+	readonly updatedAt: string;
+};
+
+export type ServiceEvent = {
+	readonly seq: number;
+	readonly time: string;
+	readonly revision: number;
+	readonly from: Status | null;
+	readonly to: Status;
+	readonly error?: RevisionError;
+};
+
+export type SourceRecord = {
+	readonly namespace: string;
+	readonly id: string;
+	readonly sha256: string;
+	readonly size: number;
+	readonly createdAt: string;
+};
+
+/** How a person names a service. */
+export type ServiceName = { readonly namespace: string; readonly name: string; readonly version: string };
+
+/** Where a source's bytes are in its namespace's blobs. */
+export function sourceKey(id: string): string {
+	return `source/${id}`;
+}
+
+/** Where a build's bytes are in its namespace's blobs; never by name, so that a namesake shares nothing. */
+export function buildKey(serviceId: string, revision: number): string {
+	return `build/${serviceId}/${revision}`;
+}
+
+/** The id in `source://<id>`. */
+export function sourceId(source: string): string {
+	return source.slice("source://".length);
+}
+
+export function revisionOf(service: ServiceRecord, revision: number | null): RevisionRecord | undefined {
+	return service.revisions.find((candidate) => candidate.revision === revision);
+}
+
+/** An error with nothing but words. */
+export function revisionError(
+	code: RevisionErrorCode,
+	phase: Phase,
+	message: string,
+	more: Partial<Pick<RevisionError, "retryable" | "diagnostics" | "exitCode" | "lastLines">> = {},
+): RevisionError {
+	return { code, phase, message, retryable: false, diagnostics: [], ...more };
+}

@@ -1,0 +1,107 @@
+import type { Observed, RevisionObserved } from "../runtimes/runtime.ts";
+import type { Draft } from "./draft.ts";
+import { type RevisionError, type RevisionRecord, revisionError, revisionOf, type ServiceRecord } from "./model.ts";
+
+/** Moves a draft to where the runtime says that the service is. Pure; legal moves only. */
+export function reconcile(draft: Draft, observed: Observed): void {
+	if (observed.url !== null && observed.url !== draft.service.url) draft.set({ url: observed.url });
+	for (const { revision } of draft.service.revisions) {
+		const record = revisionOf(draft.service, revision);
+		if (record === undefined) continue;
+		const seen = observed.revisions.find(
+			(candidate) => candidate.revision === revision && candidate.generation === record.generation,
+		);
+		if (record.status === "Stopping") {
+			// A revision that was replaced, or a stop that was asked for: the runtime has ended all its processes.
+			if (!observed.revisions.some((other) => other.revision === revision && holdsProcesses(other)))
+				if (draft.service.desired !== "removed") draft.move(revision, "Stopped");
+		} else if (seen !== undefined && isWatched(record)) {
+			follow(draft, record, seen, observed);
+		}
+	}
+}
+
+/** What the runtime holds but nobody wants: revisions that failed, were superseded, cancelled or stopped. */
+export function unwanted(service: ServiceRecord, observed: Observed): number[] {
+	return observed.revisions
+		.filter((seen) => {
+			const record = revisionOf(service, seen.revision);
+			const wanted = record !== undefined && (isWatched(record) || record.status === "Stopping");
+			return !wanted && seen.revision !== observed.serving && (seen.phase === "starting" || seen.phase === "ready");
+		})
+		.map((seen) => seen.revision);
+}
+
+/** Whether the runtime decides this revision's state. */
+export function isWatched(record: RevisionRecord): boolean {
+	switch (record.status) {
+		case "Starting":
+		case "Running":
+		case "Unknown":
+			return true;
+		case "Error":
+			return record.error?.code === "crash_loop";
+		default:
+			return false;
+	}
+}
+
+function holdsProcesses(seen: RevisionObserved): boolean {
+	return seen.phase !== "ended" && seen.phase !== "failed";
+}
+
+function follow(draft: Draft, record: RevisionRecord, seen: RevisionObserved, observed: Observed): void {
+	const { revision } = record;
+	const failure = failureOf(record, seen);
+	switch (seen.phase) {
+		case "ready":
+			if (record.status === "Running") return;
+			draft.move(revision, "Running");
+			replace(draft, revision);
+			return;
+		case "starting":
+			// It was up and ended: it is being started again, and the reason is shown. A crash loop stays one until it is ready.
+			if (record.status === "Running" || record.status === "Unknown") draft.move(revision, "Starting", failure);
+			return;
+		case "ended":
+			draft.move(revision, "Stopped");
+			replace(draft, revision);
+			return;
+		case "failed": {
+			const error = failure ?? revisionError("internal", "run", "the runtime gave no reason");
+			// A restart that failed while the generation before it serves on: the service is what it was.
+			const before = observed.revisions.find(
+				(other) => other.revision === revision && other.generation < seen.generation && other.phase === "ready",
+			);
+			if (before !== undefined && record.status === "Starting")
+				draft.move(revision, "Running", error, { generation: before.generation });
+			else if (!(record.status === "Error" && sameError(record.error, error))) draft.move(revision, "Error", error);
+			return;
+		}
+		case "stopping":
+			return;
+	}
+}
+
+/** This revision is now the service; the one before it, if still at work, is being drained. */
+function replace(draft: Draft, revision: number): void {
+	const previous = revisionOf(draft.service, draft.service.live);
+	if (draft.service.live === revision) return;
+	if (previous !== undefined && isWatched(previous)) draft.move(previous.revision, "Stopping");
+	draft.set({ live: revision });
+}
+
+function failureOf(record: RevisionRecord, seen: RevisionObserved): RevisionError | null {
+	const { failure } = seen;
+	if (failure === null) return null;
+	const phase = record.status === "Starting" && record.error === null ? "start" : "run";
+	return revisionError(failure.code, phase, failure.message, {
+		retryable: failure.code === "internal" || failure.code === "crash_loop",
+		lastLines: failure.lastLines,
+		...(failure.exitCode === null ? {} : { exitCode: failure.exitCode }),
+	});
+}
+
+function sameError(a: RevisionError | null, b: RevisionError | null): boolean {
+	return a?.code === b?.code && a?.message === b?.message;
+}
