@@ -1,5 +1,5 @@
 import multipart from "@fastify/multipart";
-import fastify, { type FastifyInstance, type FastifyServerOptions } from "fastify";
+import fastify, { type FastifyInstance, type FastifyServerOptions, LogController } from "fastify";
 import type { TokenStore } from "./accounts/tokens.ts";
 import { bindContract } from "./contract/bind.ts";
 import type { Contract } from "./contract/document.ts";
@@ -43,7 +43,7 @@ export async function buildApp(deps: AppDeps): Promise<FastifyInstance> {
 		forceCloseConnections: "idle",
 		routerOptions: { maxParamLength: 1024, ignoreDuplicateSlashes: false },
 		frameworkErrors: sendProblem,
-		disableRequestLogging: true,
+		logController: new LogController({ disableRequestLogging: true }),
 		// A bad request line or header never reaches a route.
 		clientErrorHandler: (_error, socket) => {
 			if (socket.writable) socket.end("HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");

@@ -75,9 +75,8 @@ async function assemble(config: Config, log: Logger, opened: AsyncDisposable[]):
 	const runtime = own(
 		await createProcessRuntime({
 			folder: folder("services"),
-			stopGraceMs: config.stopGrace * 1000,
+			graceMs: config.stopGrace * 1000,
 			drainMs: config.drain * 1000,
-			maxLogBytes: config.maxLogBytes,
 			...(config.ports === null ? {} : { ports: config.ports }),
 		}),
 	);

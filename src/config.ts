@@ -36,11 +36,11 @@ function whole(least: number, most: number, shape: string): Kind<number> {
 	};
 }
 
-const portRange: Kind<{ readonly first: number; readonly last: number } | null> = {
+const portRange: Kind<{ readonly from: number; readonly to: number } | null> = {
 	parse: (text) => {
-		const [, first, last] = /^(\d{1,5})-(\d{1,5})$/.exec(text)?.map(Number) ?? [];
-		const fits = first !== undefined && last !== undefined && first >= 1 && last <= 65_535 && first < last;
-		return fits ? { value: { first, last } } : { fault: "must be FIRST-LAST" };
+		const [, from, to] = /^(\d{1,5})-(\d{1,5})$/.exec(text)?.map(Number) ?? [];
+		const fits = from !== undefined && to !== undefined && from >= 1 && to <= 65_535 && from < to;
+		return fits ? { value: { from, to } } : { fault: "must be FIRST-LAST" };
 	},
 	shape: "FIRST-LAST",
 };
@@ -88,7 +88,6 @@ const SETTINGS = {
 	stopGrace: setting(seconds(0, 3600), 10, "how long a program may take to end after SIGTERM"),
 	drain: setting(seconds(0, 3600), 30, "how long requests to a replaced revision may go on"),
 	ports: setting(portRange, null, "ports for services; by default from 20000 to below the system's own range"),
-	maxLogBytes: setting(bytes, 20 * 1024 ** 2, "the most that is kept of one service's output"),
 	acceptLoss: setting(flag, false, "start although records are missing that had been written"),
 } as const;
 

@@ -65,7 +65,7 @@ function describe(error: ErrorObject): FieldError {
 		case "pattern":
 			if (error.propertyName !== undefined)
 				return { field: inside(error.propertyName), message: "is not a valid name" };
-			return { field: at, message: `must match ${error.params.pattern}` };
+			return { field: at, message: wordsOf(error) ?? `must match ${error.params.pattern}` };
 		case "not":
 			return { field: at, message: "is not allowed" };
 		default:
@@ -73,9 +73,16 @@ function describe(error: ErrorObject): FieldError {
 	}
 }
 
+function wordsOf(error: ErrorObject): string | undefined {
+	const description: unknown = error.parentSchema?.description;
+	return typeof description === "string" ? `is malformed: ${description.replace(/\.$/, "")}` : undefined;
+}
+
 function compiler(contract: Contract, coerceTypes: boolean): Ajv2020 {
 	const ajv = new Ajv2020({
 		allErrors: true,
+		// Errors carry their schema, whose description says in words what a pattern says in signs.
+		verbose: true,
 		allowUnionTypes: true,
 		strictTypes: false,
 		strictRequired: false,
@@ -85,17 +92,7 @@ function compiler(contract: Contract, coerceTypes: boolean): Ajv2020 {
 	// ajv-formats is CommonJS; its default export is the function in some module modes and holds it in others.
 	const add = "default" in formats && typeof formats.default === "function" ? formats.default : formats;
 	if (typeof add === "function") add(ajv);
-	ajv.addVocabulary([
-		"openapi",
-		"info",
-		"paths",
-		"components",
-		"servers",
-		"security",
-		"tags",
-		"examples",
-		"contentMediaType",
-	]);
+	ajv.addVocabulary(["components"]);
 	ajv.addSchema(schemasOf(contract), "openapi");
 	return ajv;
 }

@@ -1,0 +1,98 @@
+import { readFileSync } from "node:fs";
+import { parseEnv } from "node:util";
+import type { components } from "../../src/contract/types.gen.ts";
+import type { Input, Options } from "./context.ts";
+import { messageOf, usage } from "./errors.ts";
+import { nearest } from "./format.ts";
+
+export type Settings = components["schemas"]["UpdateService"];
+
+const ENV_NAME = /^[A-Za-z_][A-Za-z0-9_]{0,127}$/;
+const HEALTH = ["port", "http", "none"] as const;
+const RESTART = ["always", "on-failure", "never"] as const;
+
+/** What the options of run, update and deploy say about a service. What was not said is absent. */
+export function settingsOf({ options, rest }: Input, env: NodeJS.ProcessEnv): Settings {
+	const settings: Settings = {};
+	const values = envOf(options, env);
+	if (Object.keys(values).length > 0) settings.env = values;
+	const metadata = Object.fromEntries(options.list("metadata").map((pair) => split(pair, "--metadata")));
+	if (Object.keys(metadata).length > 0) settings.metadata = metadata;
+	const health = healthOf(options);
+	if (health !== undefined) settings.health = health;
+	const restart = options.text("restart");
+	if (restart !== undefined) settings.restart = oneOf(restart, RESTART, "--restart");
+	const instances = options.integer("instances", "--instances", 1, 100);
+	if (instances !== undefined) settings.instances = instances;
+	if (rest !== undefined) settings.args = [...rest];
+	return settings;
+}
+
+function envOf(options: Options, own: NodeJS.ProcessEnv): Record<string, string | null> {
+	const values: Record<string, string | null> = {};
+	for (const file of options.list("envFile")) {
+		for (const [key, value] of Object.entries(fileOf(file)))
+			if (value !== undefined) values[checkedName(key, file)] = value;
+	}
+	for (const pair of options.list("env")) {
+		if (pair.includes("=")) {
+			const [key, value] = split(pair, "--env");
+			values[checkedName(key, "--env")] = value;
+			continue;
+		}
+		// As docker does it: a secret comes from our own environment and stands in no shell history.
+		const value = own[checkedName(pair, "--env")];
+		if (value === undefined)
+			throw usage(`--env ${pair}: there is no such variable here`, [`Try:  --env ${pair}=VALUE`]);
+		values[pair] = value;
+	}
+	for (const key of options.list("unsetEnv")) values[checkedName(key, "--unset-env")] = null;
+	return values;
+}
+
+function fileOf(file: string): NodeJS.Dict<string> {
+	try {
+		return parseEnv(readFileSync(file === "-" ? 0 : file, "utf8"));
+	} catch (error) {
+		throw usage(`--env-file ${file}: ${messageOf(error)}`);
+	}
+}
+
+function checkedName(name: string, flag: string): string {
+	if (!ENV_NAME.test(name))
+		throw usage(`${flag}: "${name}" is no name of a variable: letters, digits and _, not starting with a digit`);
+	return name;
+}
+
+function split(pair: string, flag: string): [string, string] {
+	const at = pair.indexOf("=");
+	if (at < 1)
+		throw usage(`${flag}: "${pair}" is not KEY=VALUE`, [`Try:  ${flag} ${pair.replace(/=.*/, "") || "KEY"}=VALUE`]);
+	return [pair.slice(0, at), pair.slice(at + 1)];
+}
+
+function healthOf(options: Options): Settings["health"] | undefined {
+	const type = options.text("health");
+	const path = options.text("healthPath");
+	const timeout = options.integer("healthTimeout", "--health-timeout", 1, 3600);
+	if (type === undefined && path === undefined && timeout === undefined) return undefined;
+	if (path !== undefined && !path.startsWith("/")) throw usage(`--health-path: "${path}" does not start with /`);
+	if (path !== undefined && type !== undefined && type !== "http")
+		throw usage(`--health-path goes with --health http, not ${type}`);
+	const kind = type === undefined ? (path === undefined ? undefined : "http") : oneOf(type, HEALTH, "--health");
+	return {
+		...(kind === undefined ? {} : { type: kind }),
+		...(path === undefined ? {} : { path }),
+		...(timeout === undefined ? {} : { timeout }),
+	};
+}
+
+function oneOf<const T extends string>(value: string, allowed: readonly T[], flag: string): T {
+	const found = allowed.find((candidate) => candidate === value);
+	if (found !== undefined) return found;
+	const [close] = nearest(value, allowed);
+	throw usage(
+		`${flag}: "${value}" is none of ${allowed.join(", ")}`,
+		close === undefined ? [] : [`Did you mean:  ${flag} ${close}`],
+	);
+}

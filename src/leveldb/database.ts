@@ -1,0 +1,333 @@
+import { join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
+import { crc32 } from "node:zlib";
+import { Level } from "level";
+import { AppError, isAppError } from "../errors.ts";
+import { failpoint } from "../failpoint.ts";
+import { failure, writeFailure } from "./failures.ts";
+import { claimFolder, makeFolder, syncFolder } from "./folders.ts";
+import { CommitLedger, FIRST_KEY, WRITE_BUFFER } from "./ledger.ts";
+import { Reserve } from "./reserve.ts";
+
+export type Operation = { readonly put: string; readonly value: string } | { readonly delete: string };
+
+/** Keys in UTF-8 byte order. */
+export type Bounds = {
+	readonly gte?: string;
+	readonly gt?: string;
+	readonly lt?: string;
+	readonly lte?: string;
+	readonly limit?: number;
+	readonly reverse?: boolean;
+};
+
+export type DatabaseOptions = {
+	/** Open although acknowledged commits are missing, and go on with what is left. */
+	readonly acceptLoss?: boolean;
+	/** Wraps each synced write, so that a test can fail it before or after it was done. */
+	readonly write?: (write: () => Promise<void>) => Promise<void>;
+	/** Bytes that must stay free on the disk; commits that put something reject with `no_space` before. Default 16 MiB, 0 for none. */
+	readonly reserve?: number;
+	/** Milliseconds before the second attempt to reopen after a write error; doubles up to `maxBackoff`. Default 100 and 5,000. */
+	readonly backoff?: number;
+	readonly maxBackoff?: number;
+};
+
+type Entry = { type: "put"; key: string; value: string } | { type: "del"; key: string };
+type Commit = {
+	readonly entries: readonly Entry[];
+	readonly bytes: number;
+	readonly resolve: () => void;
+	readonly reject: (error: unknown) => void;
+};
+type State =
+	| { readonly kind: "open"; readonly level: Level }
+	| {
+			readonly kind: "poisoned";
+			readonly level: Level | undefined;
+			readonly attempts: number;
+			readonly retryAt: number;
+	  }
+	| { readonly kind: "closed" };
+
+const DEFAULT_RESERVE = 16 * 1024 * 1024;
+const MAX_QUEUED = 20_000;
+const MAX_BATCH_ENTRIES = 5_000;
+const MAX_BATCH_BYTES = 4 * 1024 * 1024;
+
+/**
+ * A folder of string keys and values with atomic, durable commits, over LevelDB. One handle for a folder, in one process.
+ *
+ * After an I/O error LevelDB goes on to acknowledge writes that it then loses (google/leveldb#578). So any write error poisons
+ * the handle: nothing is read or acknowledged until the database was closed, opened again and compared with its ledger.
+ */
+export class Database implements AsyncDisposable {
+	readonly #folder: string;
+	readonly #options: DatabaseOptions;
+	readonly #ledger: CommitLedger;
+	readonly #release: () => void;
+	readonly #reserve: Reserve;
+	readonly #closing = new AbortController();
+	readonly #queue: Commit[] = [];
+	#state: State = { kind: "closed" };
+	/** The number of the newest commit in the database, and of the newest that was tried. */
+	#latest = 0;
+	#attempted = 0;
+	#writing: Promise<void> | undefined;
+	#reopening: Promise<Level> | undefined;
+	#closed: Promise<void> | undefined;
+
+	private constructor(folder: string, options: DatabaseOptions, ledger: CommitLedger, release: () => void) {
+		this.#folder = folder;
+		this.#options = options;
+		this.#ledger = ledger;
+		this.#release = release;
+		this.#reserve = new Reserve(folder, options.reserve ?? DEFAULT_RESERVE);
+	}
+
+	/**
+	 * Opens or creates the database in `folder`. Rejects with `conflict` if this or another process has it open, with `internal`
+	 * if acknowledged commits are missing (see `acceptLoss`), with `no_space`, `permission_denied` or `unavailable`.
+	 */
+	static async open(folder: string, options: DatabaseOptions = {}): Promise<Database> {
+		let release: (() => void) | undefined;
+		let ledger: CommitLedger | undefined;
+		try {
+			await makeFolder(join(folder, "level"));
+			release = await claimFolder(folder);
+			ledger = await CommitLedger.open(join(folder, "commits"));
+			const database = new Database(folder, options, ledger, release);
+			await database.#open(options.acceptLoss ?? false);
+			return database;
+		} catch (error) {
+			await ledger?.close();
+			release?.();
+			throw failure(error, `cannot open the database in ${folder}`);
+		}
+	}
+
+	/** Rejects with `internal` if the value's checksum does not match. */
+	async get(key: string): Promise<string | undefined> {
+		for (;;) {
+			const level = await this.#ready();
+			try {
+				const stored = await level.get(key);
+				return stored === undefined ? undefined : unseal(key, stored);
+			} catch (error) {
+				if (this.#isCurrent(level)) throw failure(error, `cannot read from the database in ${this.#folder}`);
+			}
+		}
+	}
+
+	/**
+	 * Atomic, and durable over a power cut when resolved. Concurrent commits share one synced batch, in the order of the calls.
+	 * Rejects with `no_space` or `unavailable` after a write error; the message says whether the outcome is unknown.
+	 */
+	commit(operations: readonly Operation[]): Promise<void> {
+		return new Promise((resolve, reject) => {
+			if (this.#closing.signal.aborted) throw this.#closedError();
+			if (operations.length === 0) return resolve();
+			if (this.#queue.length >= MAX_QUEUED)
+				throw new AppError("unavailable", "too many commits are waiting for the disk");
+			const entries = operations.map(entryOf);
+			const bytes = entries.reduce(
+				(sum, entry) => sum + entry.key.length + (entry.type === "put" ? entry.value.length : 0),
+				0,
+			);
+			this.#queue.push({ entries, bytes, resolve, reject });
+			this.#writing ??= this.#writeAll();
+		});
+	}
+
+	/** A consistent snapshot as of the first pull, streamed. Rejects with `unavailable` if a write error ends it early. */
+	async *range(bounds: Bounds): AsyncGenerator<readonly [string, string], void, undefined> {
+		const level = await this.#ready();
+		const { gt, ...others } = bounds;
+		const lower = gt ?? bounds.gte ?? "";
+		// What lies below belongs to the ledger.
+		const within = lower < FIRST_KEY ? { ...others, gte: FIRST_KEY } : bounds;
+		try {
+			for await (const [key, stored] of level.iterator(within)) {
+				yield [key, unseal(key, stored)];
+			}
+		} catch (error) {
+			throw failure(error, `cannot read from the database in ${this.#folder}`);
+		}
+	}
+
+	/** Commits that were called before are finished; later calls reject with `unavailable`. */
+	[Symbol.asyncDispose](): Promise<void> {
+		this.#closed ??= this.#close();
+		return this.#closed;
+	}
+
+	async #close(): Promise<void> {
+		this.#closing.abort(this.#closedError());
+		try {
+			await this.#writing;
+			await Promise.allSettled([this.#reopening]);
+			if (this.#state.kind !== "closed") await this.#state.level?.close();
+		} finally {
+			this.#state = { kind: "closed" };
+			await this.#ledger.close();
+			this.#release();
+		}
+	}
+
+	async #writeAll(): Promise<void> {
+		// Commits of the same turn of the event loop belong in the first batch already.
+		await Promise.resolve();
+		while (this.#queue.length > 0) {
+			let level: Level;
+			try {
+				level = await this.#ready();
+			} catch (error) {
+				for (const commit of this.#queue.splice(0)) commit.reject(error);
+				continue;
+			}
+			const group = await this.#affordable(this.#takeGroup());
+			if (group.length > 0) await this.#writeGroup(level, group);
+		}
+		this.#writing = undefined;
+	}
+
+	#takeGroup(): Commit[] {
+		let entries = 0;
+		let bytes = 0;
+		let count = 0;
+		for (const commit of this.#queue) {
+			entries += commit.entries.length;
+			bytes += commit.bytes;
+			if (count > 0 && (entries > MAX_BATCH_ENTRIES || bytes > MAX_BATCH_BYTES)) break;
+			count++;
+		}
+		return this.#queue.splice(0, count);
+	}
+
+	/** What there is room for; the others are rejected. Deletions are always let through. */
+	async #affordable(group: readonly Commit[]): Promise<readonly Commit[]> {
+		try {
+			await this.#reserve.take(group.reduce((sum, commit) => sum + commit.bytes, 0));
+			return group;
+		} catch (cause) {
+			const error = failure(cause, `cannot write to the database in ${this.#folder}`);
+			const deletes = (commit: Commit) => commit.entries.every((entry) => entry.type === "del");
+			for (const commit of group) if (!deletes(commit)) commit.reject(error);
+			return group.filter(deletes);
+		}
+	}
+
+	async #writeGroup(level: Level, group: readonly Commit[]): Promise<void> {
+		const number = this.#latest + 1;
+		this.#attempted = number;
+		const entries: Entry[] = group.flatMap((commit) => commit.entries);
+		entries.push(this.#ledger.marker(number));
+		const write = () => level.batch(entries, { sync: true });
+		try {
+			failpoint("database.before_write");
+			await (this.#options.write === undefined ? write() : this.#options.write(write));
+			failpoint("database.after_write");
+			await this.#ledger.acknowledge(number);
+			this.#latest = number;
+		} catch (cause) {
+			this.#state = { kind: "poisoned", level, attempts: 0, retryAt: 0 };
+			const error = writeFailure(
+				cause,
+				"the write failed: it is unknown whether the change is stored; look before trying again",
+			);
+			for (const commit of group) commit.reject(error);
+			const untried = writeFailure(cause, "an earlier write failed: this change was not stored; try again");
+			for (const commit of this.#queue.splice(0)) commit.reject(untried);
+			return;
+		}
+		for (const commit of group) commit.resolve();
+	}
+
+	async #ready(): Promise<Level> {
+		if (this.#state.kind === "open" && !(this.#closing.signal.aborted && this.#writing === undefined))
+			return this.#state.level;
+		if (this.#state.kind !== "poisoned" || this.#closing.signal.aborted) throw this.#closedError();
+		this.#reopening ??= this.#reopen(this.#state).finally(() => {
+			this.#reopening = undefined;
+		});
+		return this.#reopening;
+	}
+
+	async #reopen({ level, attempts, retryAt }: Extract<State, { kind: "poisoned" }>): Promise<Level> {
+		try {
+			const wait = retryAt - performance.now();
+			if (wait > 0) await delay(wait, undefined, { signal: this.#closing.signal });
+			await level?.close();
+			return await this.#open(false);
+		} catch (error) {
+			if (this.#closing.signal.aborted) throw this.#closedError();
+			const backoff = Math.min((this.#options.backoff ?? 100) * 2 ** attempts, this.#options.maxBackoff ?? 5_000);
+			this.#state = {
+				kind: "poisoned",
+				level: undefined,
+				attempts: attempts + 1,
+				retryAt: performance.now() + backoff,
+			};
+			throw isAppError(error)
+				? error
+				: writeFailure(error, "the database cannot be reopened after a write error; nothing was stored");
+		}
+	}
+
+	async #open(acceptLoss: boolean): Promise<Level> {
+		const path = join(this.#folder, "level");
+		const level = new Level<string, string>(path, { writeBufferSize: WRITE_BUFFER });
+		try {
+			await level.open();
+			await syncFolder(path);
+			await syncFolder(this.#folder);
+			const latest = await this.#ledger.check(level, this.#folder, acceptLoss);
+			// The lock is free for a moment while a poisoned handle is reopened.
+			if (this.#attempted > 0 && latest > this.#attempted) {
+				throw new AppError("conflict", `another server has written to the data folder ${this.#folder}`, {
+					hint: "restart this one",
+				});
+			}
+			this.#latest = latest;
+		} catch (error) {
+			await level.close();
+			throw failure(error, `cannot open the database in ${this.#folder}`);
+		}
+		this.#state = { kind: "open", level };
+		return level;
+	}
+
+	#isCurrent(level: Level): boolean {
+		return this.#closing.signal.aborted || (this.#state.kind === "open" && this.#state.level === level);
+	}
+
+	#closedError(): AppError {
+		return new AppError("unavailable", `the database in ${this.#folder} is closed`);
+	}
+}
+
+function entryOf(operation: Operation): Entry {
+	const key = "put" in operation ? operation.put : operation.delete;
+	if (key < FIRST_KEY)
+		throw new AppError("invalid_argument", "a key must not be empty or start with a NUL", { field: "key" });
+	return "put" in operation ? { type: "put", key, value: seal(key, operation.value) } : { type: "del", key };
+}
+
+/** LevelDB verifies no checksum when it reads through this binding, so each value carries its own, over its key too. */
+function seal(key: string, value: string): string {
+	return checksum(key, value) + value;
+}
+
+function unseal(key: string, stored: string): string {
+	const value = stored.slice(8);
+	if (stored.slice(0, 8) !== checksum(key, value)) {
+		throw new AppError("internal", `the database's record ${JSON.stringify(key)} is damaged`, {
+			hint: "restore the folder from a backup",
+		});
+	}
+	return value;
+}
+
+function checksum(key: string, value: string): string {
+	return crc32(value, crc32(key)).toString(16).padStart(8, "0");
+}

@@ -1,0 +1,69 @@
+import type { LogLine } from "../runtime.ts";
+
+/**
+ * The lines of a segment file. A record is a LogLine plus where its raw bytes end; a checkpoint says how far each raw file
+ * is consumed, so that nobody has to read all records to know it. Both are one JSON object a line.
+ */
+export type LogRecord = LogLine & {
+	/** The raw file, relative to the log's folder. */
+	readonly file: string;
+	/** Bytes of the raw file that are consumed with this line. */
+	readonly end: number;
+};
+
+export type Checkpoint = { readonly offsets: Readonly<Record<string, number>> };
+
+/** Digits of the first sequence number in a segment's name, so that names sort as numbers do. */
+const DIGITS = 15;
+
+export function segmentName(firstSeq: number): string {
+	return `${String(firstSeq).padStart(DIGITS, "0")}.ndjson`;
+}
+
+/** The first sequence number that a segment of this name holds, or null for any other file. */
+export function firstSeqOf(name: string): number | null {
+	return /^[0-9]{15}\.ndjson$/.test(name) ? Number.parseInt(name, 10) : null;
+}
+
+/** What the records of one raw file at one time have in common, as text. */
+export function formatOrigin(
+	time: string,
+	origin: Pick<LogRecord, "revision" | "instance" | "stream" | "file">,
+): string {
+	const { revision, instance, stream, file } = origin;
+	return JSON.stringify({ time, revision, instance, stream, file }).slice(1, -1);
+}
+
+/** A record's line: by hand, since a flood of output makes a million of them. `origin` is from `formatOrigin`. */
+export function formatRecord(seq: number, origin: string, end: number, text: string): string {
+	return `{"seq":${seq},${origin},"end":${end},"text":${JSON.stringify(text)}}\n`;
+}
+
+export function formatCheckpoint(offsets: ReadonlyMap<string, number>): string {
+	return `${JSON.stringify({ offsets: Object.fromEntries(offsets) })}\n`;
+}
+
+function isObject(value: unknown): value is Record<string, unknown> {
+	return typeof value === "object" && value !== null;
+}
+
+/** Null for what is no line of ours: a damaged one is passed over, not a reason to show nothing. */
+export function parseLine(line: string): LogRecord | Checkpoint | null {
+	let value: unknown;
+	try {
+		value = JSON.parse(line);
+	} catch {
+		return null;
+	}
+	if (!isObject(value)) return null;
+	if (isObject(value.offsets)) {
+		const offsets: Record<string, number> = {};
+		for (const [file, end] of Object.entries(value.offsets)) if (typeof end === "number") offsets[file] = end;
+		return { offsets };
+	}
+	const { seq, time, revision, instance, stream, text, file, end } = value;
+	if (typeof seq !== "number" || typeof time !== "string" || typeof revision !== "number") return null;
+	if (typeof instance !== "string" || typeof text !== "string" || typeof file !== "string") return null;
+	if (typeof end !== "number" || (stream !== "stdout" && stream !== "stderr")) return null;
+	return { seq, time, revision, instance, stream, text, file, end };
+}

@@ -1,0 +1,245 @@
+import { spawn } from "node:child_process";
+import { createHash } from "node:crypto";
+import { closeSync, createReadStream, openSync } from "node:fs";
+import { mkdir, readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { pipeline } from "node:stream/promises";
+import { AppError, messageOf, systemCode } from "../../errors.ts";
+import { failpoint } from "../../failpoint.ts";
+import type { Platform, ProcessSeen } from "../../platform/platform.ts";
+import type { Clock } from "./clock.ts";
+import type { ProcessSettings } from "./settings.ts";
+import type { InstanceRecord, SpecRecord } from "./state-file.ts";
+
+/** In the environment of everything that we start: `<folder's id>.<instance>`. */
+export const MARK = "RUNTIME_INSTANCE";
+
+/**
+ * Outlives the program by one line, so that its exit code is known to whoever comes later. Nothing but built-ins. What the
+ * shell itself would say ("Terminated") is no output of the program.
+ */
+const SHIM = `trap : TERM INT HUP; exec 3>&2 2>/dev/null; "$@" 2>&3 3>&-; echo $? >"$0"`;
+const POLL_MS = { first: 2, most: 50, adopted: 100 };
+
+export type InstanceHost = {
+	readonly platform: Platform;
+	readonly clock: Clock;
+	readonly settings: () => ProcessSettings;
+	readonly bootId: string;
+	/** Names this data folder in marks. */
+	readonly folderId: string;
+};
+
+export type Folders = {
+	readonly home: string;
+	readonly temporary: string;
+	readonly programs: string;
+	readonly instance: string;
+};
+
+/** One running program and all that it has started. */
+export class Instance {
+	readonly pid: number;
+	readonly startTime: string;
+	/** Resolves with the exit code when the program has ended; null where nobody could tell. */
+	readonly exited: Promise<number | null>;
+	readonly #host: InstanceHost;
+	readonly #mark: string;
+	readonly #known = new Map<number, string>();
+
+	private constructor(
+		host: InstanceHost,
+		name: string,
+		pid: number,
+		startTime: string,
+		exited: Promise<number | null>,
+	) {
+		this.#host = host;
+		this.#mark = markOf(host, name);
+		this.pid = pid;
+		this.startTime = startTime;
+		this.exited = exited;
+	}
+
+	/** Starts it. Rejects with `internal` where the file is not the build, or the system refuses. */
+	static async spawn(
+		host: InstanceHost,
+		record: InstanceRecord,
+		spec: SpecRecord,
+		folders: Folders,
+	): Promise<Instance> {
+		const command = await verifiedCommand(spec, folders.programs);
+		for (const folder of [folders.home, folders.temporary, folders.instance])
+			await mkdir(folder, { recursive: true, mode: 0o700 });
+		const exitFile = join(folders.instance, "exit.code");
+		const expanded = [...command, ...spec.args].map((arg) => expand(arg, record));
+		const output = (["stdout", "stderr"] as const).map((name) => openSync(join(folders.instance, name), "a", 0o600));
+		try {
+			const child = spawn("/bin/sh", ["-c", SHIM, exitFile, ...expanded], {
+				cwd: spec.program.kind === "directory" ? spec.program.path : folders.home,
+				env: environment(host, record, spec, folders),
+				detached: true,
+				stdio: ["ignore", ...output],
+			});
+			const ended = new Promise<void>((resolve) => child.once("exit", () => resolve()));
+			await new Promise<void>((resolve, reject) => child.once("spawn", resolve).once("error", reject));
+			failpoint("companion.after_spawn");
+			const pid = child.pid ?? 0;
+			// Not reaped before "exit" is handled: the pid is ours for as long as this takes.
+			const startTime = (await host.platform.startTime(pid)) ?? "gone";
+			return new Instance(
+				host,
+				record.instance,
+				pid,
+				startTime,
+				ended.then(() => readExitCode(exitFile)),
+			);
+		} catch (error) {
+			throw new AppError("internal", `the program could not be started: ${messageOf(error)}`, { cause: error });
+		} finally {
+			for (const fd of output) closeSync(fd);
+		}
+	}
+
+	/**
+	 * Finds what an earlier companion started. `gone` where it has ended since, with its exit code; null where it was never
+	 * started.
+	 */
+	static async adopt(
+		host: InstanceHost,
+		record: InstanceRecord,
+		processes: readonly ProcessSeen[],
+		folder: string,
+	): Promise<Instance | { readonly gone: number | null } | null> {
+		const mark = markOf(host, record.instance);
+		const exitFile = join(folder, "exit.code");
+		const shim = processes.find(
+			(seen) =>
+				record.bootId === host.bootId &&
+				seen.mark === mark &&
+				(record.pid === null
+					? seen.session === seen.pid
+					: seen.pid === record.pid && seen.startTime === record.startTime),
+		);
+		if (shim === undefined) {
+			const exitCode = await readExitCode(exitFile);
+			return record.pid === null && exitCode === null ? null : { gone: exitCode };
+		}
+		const watch = async () => {
+			while ((await host.platform.startTime(shim.pid)) === shim.startTime) await host.clock.sleep(POLL_MS.adopted);
+			return readExitCode(exitFile);
+		};
+		return new Instance(host, record.instance, shim.pid, shim.startTime, watch());
+	}
+
+	/** The processes of this instance that live: its session, and whatever carries its mark. */
+	async members(): Promise<ProcessSeen[]> {
+		const all = await this.#host.platform.processes(MARK);
+		const leads = all.some((seen) => seen.pid === this.pid && seen.startTime === this.startTime);
+		const members = all.filter(
+			(seen) =>
+				seen.mark === this.#mark ||
+				(leads && seen.session === this.pid) ||
+				this.#known.get(seen.pid) === seen.startTime,
+		);
+		for (const { pid, startTime } of members) this.#known.set(pid, startTime);
+		return members;
+	}
+
+	async pids(): Promise<number[]> {
+		return (await this.members()).map(({ pid }) => pid);
+	}
+
+	/** SIGTERM to all, after the grace SIGKILL; resolves when none is left. */
+	async stop(graceMs: number): Promise<void> {
+		await endAll(this.#host, () => this.members(), graceMs);
+	}
+}
+
+export function markOf(host: Pick<InstanceHost, "folderId">, instance: string): string {
+	return `${host.folderId}.${instance}`;
+}
+
+/** Ends these processes, each asked again for its identity before it is signalled. */
+export async function endAll(
+	host: Pick<InstanceHost, "platform" | "clock">,
+	members: () => Promise<ProcessSeen[]>,
+	graceMs: number,
+): Promise<void> {
+	const deadline = host.clock.now() + graceMs;
+	const told = new Map<string, NodeJS.Signals>();
+	for (let delay = POLL_MS.first; ; delay = Math.min(POLL_MS.most, delay * 1.5)) {
+		const left = await members();
+		if (left.length === 0) return;
+		const signal = host.clock.now() >= deadline ? "SIGKILL" : "SIGTERM";
+		for (const { pid, startTime } of left) {
+			const identity = `${pid} ${startTime}`;
+			if (told.get(identity) === signal || (await host.platform.startTime(pid)) !== startTime) continue;
+			told.set(identity, signal);
+			try {
+				process.kill(pid, signal);
+			} catch (error) {
+				if (systemCode(error) !== "ESRCH") throw error;
+			}
+		}
+		const toDeadline = deadline - host.clock.now();
+		await host.clock.sleep(toDeadline > 0 ? Math.min(delay, toDeadline) : delay);
+	}
+}
+
+/** The file is read anew before each start: what was altered on the disk is never executed. */
+async function verifiedCommand({ program }: SpecRecord, programs: string): Promise<readonly string[]> {
+	if (program.kind === "directory") return program.command;
+	const file = join(programs, program.sha256);
+	const hash = createHash("sha256");
+	try {
+		await pipeline(createReadStream(file), hash);
+	} catch (error) {
+		throw new AppError("internal", `the program's file cannot be read: ${messageOf(error)}`, { cause: error });
+	}
+	if (hash.digest("hex") !== program.sha256)
+		throw new AppError("internal", "the program's file was altered on the disk; it was not executed");
+	return [file];
+}
+
+function expand(arg: string, { port }: InstanceRecord): string {
+	const values: Readonly<Record<string, string>> = { PORT: String(port), HOST: "127.0.0.1" };
+	return arg.replace(
+		/\$(?:\{(PORT|HOST)\}|(PORT|HOST)(?![A-Za-z0-9_]))/g,
+		(text, braced?: string, bare?: string) => values[braced ?? bare ?? ""] ?? text,
+	);
+}
+
+function environment(
+	host: InstanceHost,
+	record: InstanceRecord,
+	spec: SpecRecord,
+	folders: Folders,
+): NodeJS.ProcessEnv {
+	const { path, lang } = host.settings();
+	return {
+		PATH: path,
+		LANG: lang,
+		HOME: folders.home,
+		TMPDIR: folders.temporary,
+		...spec.env,
+		PORT: String(record.port),
+		HOST: "127.0.0.1",
+		SERVICE_NAME: spec.name,
+		SERVICE_VERSION: spec.version,
+		SERVICE_NAMESPACE: spec.namespace,
+		SERVICE_REVISION: String(spec.revision),
+		[MARK]: markOf(host, record.instance),
+	};
+}
+
+/** Null where there is none, or the shim was killed before its line was whole. */
+async function readExitCode(file: string): Promise<number | null> {
+	try {
+		const text = await readFile(file, "utf8");
+		return /^\d+\n$/.test(text) ? Number(text) : null;
+	} catch (error) {
+		if (systemCode(error) === "ENOENT") return null;
+		throw error;
+	}
+}

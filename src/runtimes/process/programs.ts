@@ -1,0 +1,73 @@
+import { createHash, type Hash } from "node:crypto";
+import { createReadStream } from "node:fs";
+import { mkdir, open, readdir, rename, rm } from "node:fs/promises";
+import { join } from "node:path";
+import { pipeline } from "node:stream/promises";
+import { AppError, cancelled, systemCode } from "../../errors.ts";
+import type { Call, Program } from "../runtime.ts";
+import { syncFolder } from "./state-file.ts";
+
+const TEMPORARY = ".incoming";
+
+/**
+ * Puts a build's bytes where the companion executes them: `<folder>/<sha256>`, whole, verified and durable. What is there
+ * already is verified anew. Rejects with `internal` where the bytes are not the build's. One at a time for a folder.
+ */
+export async function materialise(
+	folder: string,
+	program: Extract<Program, { kind: "build" }>,
+	{ signal }: Call,
+): Promise<void> {
+	const file = join(folder, program.sha256);
+	if ((await digest(file)) === program.sha256) return;
+	await mkdir(folder, { recursive: true, mode: 0o700 });
+	for (const name of await readdir(folder)) if (name.endsWith(TEMPORARY)) await rm(join(folder, name), { force: true });
+	const temporary = `${file}${TEMPORARY}`;
+	try {
+		const sha256 = await write(temporary, program, signal);
+		if (sha256 !== program.sha256)
+			throw new AppError("internal", "the build's bytes are not those that were built; nothing was executed");
+		await rename(temporary, file);
+		await syncFolder(folder);
+	} catch (error) {
+		await rm(temporary, { force: true });
+		if (signal.aborted) throw cancelled(signal);
+		if (systemCode(error) === "ENOSPC")
+			throw new AppError("no_space", "the disk is full: the program could not be stored", { cause: error });
+		throw error;
+	}
+}
+
+async function write(file: string, program: Extract<Program, { kind: "build" }>, signal: AbortSignal): Promise<string> {
+	const hash = createHash("sha256");
+	const handle = await open(file, "wx", 0o700);
+	try {
+		let size = 0;
+		for await (const chunk of await program.open({ signal })) {
+			if (signal.aborted) throw cancelled(signal);
+			size += chunk.length;
+			if (size > program.size) break;
+			hash.update(chunk);
+			for (let at = 0; at < chunk.length; ) at += (await handle.write(chunk, at)).bytesWritten;
+		}
+		if (size !== program.size)
+			throw new AppError("internal", `the build has ${program.size} bytes, but the store gave another number`);
+		await handle.chmod(0o755);
+		await handle.sync();
+	} finally {
+		await handle.close();
+	}
+	return hash.digest("hex");
+}
+
+/** Null where there is no such file. */
+async function digest(file: string): Promise<string | null> {
+	const hash: Hash = createHash("sha256");
+	try {
+		await pipeline(createReadStream(file), hash);
+	} catch (error) {
+		if (systemCode(error) === "ENOENT") return null;
+		throw error;
+	}
+	return hash.digest("hex");
+}

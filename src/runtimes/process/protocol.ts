@@ -1,0 +1,40 @@
+import type { ErrorCode } from "../../errors.ts";
+import type { Observed, ServiceRef } from "../runtime.ts";
+import type { ProcessSettings } from "./settings.ts";
+import type { SpecRecord } from "./state-file.ts";
+
+/** What this version speaks, and the oldest that it still understands. */
+export const PROTOCOL = 1;
+export const OLDEST_PROTOCOL = 1;
+
+/** What a server can ask of a companion: a POST to `/<name>` with the request as JSON, answered by an Answer. */
+export type Operations = {
+	hello: { request: { protocol: number; settings: ProcessSettings }; answer: Hello };
+	apply: { request: SpecRecord; answer: null };
+	abandon: { request: { id: string; revision: number }; answer: null };
+	observe: { request: { id: string }; answer: Observed };
+	list: { request: null; answer: readonly ServiceRef[] };
+	stop: { request: { id: string }; answer: null };
+	remove: { request: { id: string }; answer: null };
+	stopAll: { request: null; answer: null };
+	/** Stop listening, leave the programs, end: another companion takes over. */
+	handOver: { request: null; answer: null };
+};
+
+export type Operation = keyof Operations;
+
+export type Hello = { readonly protocol: number; readonly oldest: number; readonly pid: number };
+
+export type Answer<T> =
+	| { readonly ok: T }
+	| {
+			readonly error: {
+				readonly code: ErrorCode;
+				readonly message: string;
+				readonly hint?: string;
+				readonly field?: string;
+			};
+	  };
+
+/** `POST /changes` answers without end: a service a line, and an empty line as a sign of life. */
+export const CHANGES = "changes";

@@ -1,0 +1,40 @@
+/** What the server may set. Times are milliseconds. */
+export type ProcessSettings = {
+	/** Address that services listen on. */
+	readonly publicHost: string;
+	/** Ports for services and programs, both inclusive; null: 20000 up to where the system's own begin. */
+	readonly ports: { readonly from: number; readonly to: number } | null;
+	/** PATH of programs. */
+	readonly path: string;
+	readonly lang: string;
+	readonly drainMs: number;
+	/** From SIGTERM to SIGKILL. */
+	readonly graceMs: number;
+	readonly backoffFirstMs: number;
+	readonly backoffMostMs: number;
+	/** Up for so long, and the back-off begins anew. */
+	readonly stableMs: number;
+	/** How long a program with health `none` must live. */
+	readonly aliveMs: number;
+	/** Failed starts, before it was ever ready, that end a revision. */
+	readonly failedStarts: number;
+	readonly crashLoop: { readonly exits: number; readonly withinMs: number };
+	/** The companion ends when nobody has needed it for so long. */
+	readonly idleMs: number;
+};
+
+export const DEFAULT_SETTINGS: ProcessSettings = {
+	publicHost: "127.0.0.1",
+	ports: null,
+	path: "/usr/local/bin:/usr/bin:/bin",
+	lang: "C.UTF-8",
+	drainMs: 30_000,
+	graceMs: 10_000,
+	backoffFirstMs: 100,
+	backoffMostMs: 60_000,
+	stableMs: 60_000,
+	aliveMs: 2_000,
+	failedStarts: 3,
+	crashLoop: { exits: 5, withinMs: 300_000 },
+	idleMs: 5_000,
+};

@@ -1,0 +1,189 @@
+import { createHash, randomBytes } from "node:crypto";
+import { mkdir, readdir, readFile, rm, stat } from "node:fs/promises";
+import { join } from "node:path";
+import { AppError, systemCode } from "../../errors.ts";
+import { failpoint } from "../../failpoint.ts";
+import { type Platform, platformOf } from "../../platform/platform.ts";
+import { Poll } from "../output/poll.ts";
+import type { Observed, ServiceRef } from "../runtime.ts";
+import { type Clock, systemClock } from "./clock.ts";
+import { endAll, MARK } from "./instance.ts";
+import { Ports } from "./ports.ts";
+import { Service, type ServiceHost } from "./service.ts";
+import { DEFAULT_SETTINGS, type ProcessSettings } from "./settings.ts";
+import { type SpecRecord, StateFile, writeWhole } from "./state-file.ts";
+
+const FIRST_PORT = 20_000;
+
+export type SupervisorOptions = {
+	readonly folder: string;
+	readonly settings: ProcessSettings;
+	readonly platform?: Platform;
+	readonly clock?: Clock;
+	readonly newId?: () => string;
+	readonly report: (message: string, error: unknown) => void;
+};
+
+/** All services of a data folder. One at a time for each folder: see `lock.ts`. */
+export class Supervisor {
+	readonly #host: ServiceHost;
+	readonly #services = new Map<string, Service>();
+	readonly #opening = new Map<string, Promise<Service>>();
+	readonly #listeners = new Set<(service: ServiceRef) => void>();
+	#settings: ProcessSettings = DEFAULT_SETTINGS;
+
+	private constructor(host: (own: Supervisor) => ServiceHost, settings: ProcessSettings) {
+		this.#settings = settings;
+		this.#host = host(this);
+	}
+
+	/** Adopts what an earlier one left, and ends what carries our mark without a record. */
+	static async open(options: SupervisorOptions): Promise<Supervisor> {
+		const { folder, settings, report, clock = systemClock, platform = platformOf() } = options;
+		const newId = options.newId ?? (() => randomBytes(8).toString("hex"));
+		const services = join(folder, "services");
+		const trash = join(folder, "trash");
+		for (const path of [services, trash]) await mkdir(path, { recursive: true, mode: 0o700 });
+		const folderId = await identify(folder);
+		const bootId = await platform.bootId();
+		const range = settings.ports ?? { from: FIRST_PORT, to: (await platform.firstEphemeralPort()) - 1 };
+		const supervisor = new Supervisor(
+			(own) => ({
+				...{ platform, clock, bootId, folderId, newId, trash, report },
+				settings: () => own.#settings,
+				ports: new Ports(range, folder),
+				poll: new Poll(),
+				folder: services,
+				changed: (service) => {
+					for (const listener of own.#listeners) listener(service);
+				},
+			}),
+			settings,
+		);
+		await supervisor.#adopt();
+		for (const name of await readdir(trash)) await rm(join(trash, name), { recursive: true, force: true });
+		return supervisor;
+	}
+
+	set settings(settings: ProcessSettings) {
+		this.#settings = settings;
+	}
+
+	get idleMs(): number {
+		return this.#settings.idleMs;
+	}
+
+	/** Whether a program runs, or is to. */
+	get needed(): boolean {
+		return this.#opening.size > 0 || [...this.#services.values()].some((service) => service.needed);
+	}
+
+	listen(listener: (service: ServiceRef) => void): () => void {
+		this.#listeners.add(listener);
+		return () => void this.#listeners.delete(listener);
+	}
+
+	list(): ServiceRef[] {
+		return [...this.#services.values()].map(({ ref }) => ref);
+	}
+
+	observe(id: string): Observed {
+		return this.#services.get(id)?.observed ?? { url: null, serving: null, revisions: [] };
+	}
+
+	async apply(spec: SpecRecord): Promise<void> {
+		const other = this.list().find(({ namespace }) => namespace !== spec.namespace);
+		if (other !== undefined)
+			throw new AppError(
+				"permission_denied",
+				`the process runtime runs the programs of one namespace, here ${other.namespace}: they could read each other's files`,
+				{ field: "namespace", hint: "Use the Docker or Kubernetes runtime for several namespaces." },
+			);
+		await (await this.#open(spec)).apply(spec);
+	}
+
+	async abandon(id: string, revision: number): Promise<void> {
+		await this.#services.get(id)?.abandon(revision);
+	}
+
+	async stop(id: string): Promise<void> {
+		await this.#services.get(id)?.stop();
+	}
+
+	async remove(id: string): Promise<void> {
+		const service = this.#services.get(id);
+		if (service === undefined) {
+			await rm(join(this.#host.folder, id), { recursive: true, force: true });
+			return;
+		}
+		await service.remove();
+		if (this.#services.get(id) === service) this.#services.delete(id);
+		this.#host.changed(service.ref);
+	}
+
+	async stopAll(): Promise<void> {
+		await Promise.all([...this.#services.values()].map((service) => service.stop()));
+	}
+
+	/** Closes every address; the programs go on for another companion to adopt. */
+	async close(): Promise<void> {
+		await Promise.all([...this.#services.values()].map((service) => service.close()));
+	}
+
+	async #open(ref: ServiceRef): Promise<Service> {
+		const known = this.#services.get(ref.id);
+		if (known !== undefined) return known;
+		const opening = this.#opening.get(ref.id) ?? Service.open(this.#host, ref);
+		this.#opening.set(ref.id, opening);
+		try {
+			const service = await opening;
+			this.#services.set(ref.id, service);
+			return service;
+		} finally {
+			this.#opening.delete(ref.id);
+		}
+	}
+
+	async #adopt(): Promise<void> {
+		const { platform, folder, folderId, report } = this.#host;
+		const processes = await platform.processes(MARK);
+		const recorded = new Set<string>();
+		for (const id of await readdir(folder)) {
+			const state = await new StateFile(join(folder, id)).load();
+			// Only bytes for an apply that never came: the next one goes on from there.
+			if (state === null) continue;
+			const runs = [state.live, state.target, ...state.retiring].filter((run) => run !== null);
+			for (const run of runs)
+				if (run.phase !== "ended" && (run.phase !== "failed" || run.failure?.code === "crash_loop"))
+					for (const { instance } of run.instances) recorded.add(`${folderId}.${instance}`);
+			const service = await Service.open(this.#host, state.ref, state, processes);
+			this.#services.set(id, service);
+			if (service.removing) this.remove(id).catch((error) => report(`${id} could not be removed`, error));
+		}
+		failpoint("companion.adopt_strays");
+		const isStray = (mark: string | null) => mark?.startsWith(`${folderId}.`) === true && !recorded.has(mark);
+		const strays = new Set(processes.filter(({ mark }) => isStray(mark)).map(({ mark }) => mark));
+		if (strays.size > 0)
+			await endAll(
+				this.#host,
+				async () => (await platform.processes(MARK)).filter(({ mark }) => strays.has(mark)),
+				this.#settings.graceMs,
+			);
+	}
+}
+
+/** Names this folder in the environment of its programs. A copy of the folder is another folder. */
+async function identify(folder: string): Promise<string> {
+	const file = join(folder, "folder.id");
+	const { dev, ino } = await stat(folder);
+	const place = `${dev}.${ino}`;
+	try {
+		const [id, where] = (await readFile(file, "utf8")).trim().split(" ");
+		if (id !== undefined && where === place) return id;
+	} catch (error) {
+		if (systemCode(error) !== "ENOENT") throw error;
+	}
+	const id = createHash("sha256").update(randomBytes(16)).update(place).digest("hex").slice(0, 16);
+	await writeWhole(file, `${id} ${place}\n`);
+	return id;
+}

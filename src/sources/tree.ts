@@ -1,0 +1,107 @@
+import { randomUUID } from "node:crypto";
+import { chmod, mkdir, readdir, rm } from "node:fs/promises";
+import { join } from "node:path";
+import type { Call } from "../blob/store.ts";
+import type { SourceTree } from "../builders/builder.ts";
+import { AppError, cancelled, isAppError, systemCode } from "../errors.ts";
+import { failpoint } from "../failpoint.ts";
+import { type UnpackLimits, unpack } from "./unpack.ts";
+
+export type SourceTreeOptions = {
+	/** Opens the archive's bytes, from their start; called for each form that is asked for. */
+	readonly open: (call: Call) => Promise<AsyncIterable<Uint8Array>>;
+	/** The unpacked tree is made below it, under a name of its own. Made where it does not exist. */
+	readonly workFolder: string;
+	readonly limits?: Partial<UnpackLimits>;
+	readonly name?: () => string;
+};
+
+/** A source whose archive is opened, and unpacked, when somebody asks for it. Nothing happens before. */
+export function openSourceTree(options: SourceTreeOptions): SourceTree {
+	return new ArchivedTree(options);
+}
+
+class ArchivedTree implements SourceTree {
+	readonly archiveType = "targz";
+	readonly #options: SourceTreeOptions;
+	readonly #path: string;
+	readonly #disposed = new AbortController();
+	#unpacking: Promise<string> | undefined;
+
+	constructor(options: SourceTreeOptions) {
+		this.#options = options;
+		this.#path = join(options.workFolder, `source-${(options.name ?? randomUUID)()}`);
+	}
+
+	async archive(call: Call): Promise<AsyncIterable<Uint8Array>> {
+		this.#check(call);
+		return this.#options.open(call);
+	}
+
+	async directory(call: Call): Promise<string> {
+		for (;;) {
+			this.#check(call);
+			this.#unpacking ??= this.#unpack(call).catch((error: unknown) => {
+				this.#unpacking = undefined;
+				throw error;
+			});
+			try {
+				return await unlessAborted(this.#unpacking, call.signal);
+			} catch (error) {
+				// Somebody else's call made the tree and was cancelled; ours goes on.
+				if (!isAppError(error, "cancelled") || call.signal.aborted) throw error;
+			}
+		}
+	}
+
+	async #unpack(call: Call): Promise<string> {
+		const signal = AbortSignal.any([call.signal, this.#disposed.signal]);
+		try {
+			await mkdir(this.#options.workFolder, { recursive: true });
+			if (signal.aborted) throw cancelled(signal);
+			await unpack(await this.#options.open({ signal }), this.#path, this.#options.limits ?? {}, { signal });
+			failpoint("source.unpacked");
+			return this.#path;
+		} catch (error) {
+			await removeTree(this.#path);
+			throw error;
+		}
+	}
+
+	#check(call: Call): void {
+		if (this.#disposed.signal.aborted) throw new AppError("internal", "the source tree was disposed of");
+		if (call.signal.aborted) throw cancelled(call.signal);
+	}
+
+	async [Symbol.asyncDispose](): Promise<void> {
+		this.#disposed.abort();
+		await Promise.allSettled([this.#unpacking]);
+		await removeTree(this.#path);
+	}
+}
+
+function unlessAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
+	return new Promise((resolve, reject) => {
+		const onAbort = () => reject(cancelled(signal));
+		signal.addEventListener("abort", onAbort, { once: true });
+		work.then(resolve, reject).finally(() => signal.removeEventListener("abort", onAbort));
+	});
+}
+
+/** Removes a folder with all it holds, folders that their owner made read-only included. */
+export async function removeTree(path: string): Promise<void> {
+	try {
+		await rm(path, { recursive: true, force: true, maxRetries: 3 });
+	} catch (error) {
+		const code = systemCode(error);
+		if (code !== "EACCES" && code !== "EPERM" && code !== "ENOTEMPTY") throw error;
+		await makeWritable(path);
+		await rm(path, { recursive: true, force: true, maxRetries: 3 });
+	}
+}
+
+async function makeWritable(folder: string): Promise<void> {
+	await chmod(folder, 0o700);
+	for (const entry of await readdir(folder, { withFileTypes: true }))
+		if (entry.isDirectory()) await makeWritable(join(folder, entry.name));
+}
