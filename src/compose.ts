@@ -12,14 +12,9 @@ import { createGoBuilder } from "./builders/go.ts";
 import type { Config } from "./config.ts";
 import { loadContract, projectRoot } from "./contract/document.ts";
 import { Database } from "./leveldb/database.ts";
-import { Builds } from "./manager/builds.ts";
-import { Bulletin } from "./manager/bulletin.ts";
-import { Driver } from "./manager/driver.ts";
-import { Editor } from "./manager/editor.ts";
+import { createCore } from "./manager/core.ts";
 import { FileBuildLogs } from "./manager/file-build-logs.ts";
-import { Follow } from "./manager/follow.ts";
 import { LevelServiceStore } from "./manager/level-store.ts";
-import { Manager } from "./manager/manager.ts";
 import { sourceId, sourceKey } from "./manager/model.ts";
 import type { ServiceStore } from "./manager/store.ts";
 import { sweep } from "./manager/sweep.ts";
@@ -83,24 +78,20 @@ async function assemble(config: Config, log: Logger, opened: AsyncDisposable[]):
 	const cacheFolder = path.join(config.cacheDir ?? folder("cache"), "go");
 	const builders = [createGoBuilder({ cacheFolder, workFolder, goCommand: config.go })];
 
-	const bulletin = new Bulletin();
-	const now = () => new Date();
-	const editor = new Editor(store, bulletin, now);
 	const limits = { bytes: config.maxUnpackedBytes, entries: config.maxSourceFiles };
-	const builds = new Builds(
+	const now = () => new Date();
+	const { manager, driver, follow } = createCore(
 		{
-			...{ editor, blobs, builders, buildLogs, log },
+			...{ store, blobs, builders, runtime, buildLogs, log, now },
 			openSource: (namespace, source) =>
 				openSourceTree({
 					open: (call) => blobs.in(namespace).get(sourceKey(sourceId(source)), call),
 					...{ workFolder, limits },
 				}),
+			newId: randomUUID,
 		},
-		{ parallel: config.builds, timeoutMs: config.buildTimeout * 1000, target: runtime.target },
+		{ parallelBuilds: config.builds, buildTimeoutMs: config.buildTimeout * 1000 },
 	);
-	const driver = new Driver({ store, editor, builds, blobs, runtime, buildLogs, log, now });
-	const manager = new Manager({ store, editor, driver, blobs, newId: randomUUID });
-	const follow = new Follow({ store, bulletin, runtime, buildLogs });
 
 	const down = new AbortController();
 	const deadline = new AbortController();

@@ -68,7 +68,11 @@ const SETTINGS = {
 		() => path.join(process.env.XDG_DATA_HOME ?? path.join(homedir(), ".local", "share"), "runtime-builds"),
 		"where everything is kept",
 	),
-	cacheDir: setting(optional, null, "where builders keep downloads and compiled packages; by default in the data folder"),
+	cacheDir: setting(
+		optional,
+		null,
+		"where builders keep downloads and compiled packages; by default in the data folder",
+	),
 	tlsCert: setting(optional, null, "file with the certificate chain, PEM"),
 	tlsKey: setting(optional, null, "file with the certificate's private key, PEM"),
 	insecureHttp: setting(flag, false, "listen beyond this machine without TLS all the same"),

@@ -94,7 +94,7 @@ export class Api {
 		return request;
 	}
 
-	/** One JSON call. A kept-alive connection that the server had just closed is tried once more, where that is safe. */
+	/** One JSON call. A read over a kept-alive connection that the server had just closed is tried once more. */
 	async call(method: string, path: string, options: CallOptions = {}): Promise<Answer> {
 		const payload = options.body === undefined ? undefined : JSON.stringify(options.body);
 		const headers: Record<string, string | number> = { accept: "application/json" };
@@ -114,7 +114,7 @@ export class Api {
 			} catch (error) {
 				if (error instanceof CliError || options.signal?.aborted === true) throw error;
 				const stale = request.reusedSocket && systemCode(error) === "ECONNRESET";
-				if (!stale || method === "POST" || attempt > 1) throw this.unreachable(error);
+				if (!stale || method !== "GET" || attempt > 1) throw this.unreachable(error);
 			}
 		}
 	}

@@ -42,6 +42,7 @@ const VALUED = new Set(
 function choose(argv: readonly string[]): { spec: CommandSpec; words: string[] } | undefined {
 	let at = 0;
 	while (argv[at]?.startsWith("-")) at += VALUED.has(argv[at] ?? "") ? 2 : 1;
+	if (at > argv.length) throw usage(`${argv.at(-1)} needs a value`, ["See:  runtime help"]);
 	const name = argv[at];
 	const before = argv.slice(0, at);
 	if (

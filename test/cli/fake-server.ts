@@ -523,7 +523,7 @@ export class FakeServer {
 				this.#wakers.delete(done);
 				resolve();
 			};
-			const timer = setTimeout(done, 50);
+			const timer = setTimeout(done, 50).unref();
 			this.#wakers.add(done);
 		});
 	}

@@ -6,7 +6,7 @@ import { type FakeOptions, FakeServer } from "./fake-server.ts";
 import { folder, GO_FILES, runtime, start, Terminal } from "./harness.ts";
 
 const CTRL_C = "\u0003";
-const building: FakeOptions["script"] = () => [
+const building: NonNullable<FakeOptions["script"]> = () => [
 	{ to: "Building" },
 	{ log: "compiling" },
 	{ gate: "built" },

@@ -35,7 +35,7 @@ async function unpack(
 	reader.end(gunzipSync(bytes));
 	for await (const entry of reader) {
 		const parts: Buffer[] = [];
-		for await (const part of entry) parts.push(Buffer.from(part));
+		for await (const part of entry) if (part instanceof Uint8Array) parts.push(Buffer.from(part));
 		entries.set(entry.header.name, { mode: entry.header.mode, mtime: entry.header.mtime, text: Buffer.concat(parts) });
 	}
 	return entries;

@@ -217,13 +217,16 @@ export class MemoryRuntime implements Runtime {
 				return;
 			case "ready":
 				if (outcome.output !== undefined) this.print(service.ref.id, outcome.output);
-				return this.#move(service, run, "ready", null);
+				this.#move(service, run, "ready", null);
+				return;
 			case "fail":
-				return this.#move(service, run, "failed", outcome.failure);
+				this.#move(service, run, "failed", outcome.failure);
+				return;
 			case "end": {
-				if (service.live === null || isOver(service.live)) return this.#move(service, run, "ended", null);
 				const message = "the program exited with code 0 before it was ready";
-				return this.#move(service, run, "failed", { code: "exited", message, exitCode: 0, lastLines: [] });
+				const failure: RuntimeFailure = { code: "exited", message, exitCode: 0, lastLines: [] };
+				if (service.live === null || isOver(service.live)) this.#move(service, run, "ended", null);
+				else this.#move(service, run, "failed", failure);
 			}
 		}
 	}

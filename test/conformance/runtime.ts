@@ -57,13 +57,16 @@ export function runtimeSuite(t: Test, open: (t: Test) => Promise<RuntimeHarness>
 			`revision ${revision} is ${phase}`,
 		);
 
-	show("a service that it does not know has no revisions, and can be stopped and removed", async (t, { runtime }, service) => {
-		t.same((await runtime.observe(service, call)).revisions, []);
-		await runtime.abandon(service, 1, call);
-		await runtime.stop(service, call);
-		await runtime.remove(service, call);
-		for await (const _ of runtime.logs(service, { follow: false }, call)) t.fail("a line of nobody");
-	});
+	show(
+		"a service that it does not know has no revisions, and can be stopped and removed",
+		async (t, { runtime }, service) => {
+			t.same((await runtime.observe(service, call)).revisions, []);
+			await runtime.abandon(service, 1, call);
+			await runtime.stop(service, call);
+			await runtime.remove(service, call);
+			for await (const _ of runtime.logs(service, { follow: false }, call)) t.fail("a line of nobody");
+		},
+	);
 
 	show("a program becomes ready, answers at the service's address and is listed", async (t, harness, service) => {
 		const { runtime } = harness;
@@ -205,7 +208,10 @@ export function runtimeSuite(t: Test, open: (t: Test) => Promise<RuntimeHarness>
 
 	show("bytes that are not the build's are refused", async (t, harness, service) => {
 		const { program } = harness.spec(service, 1, "serve");
-		if (program.kind !== "build") return t.pass("no bytes");
+		if (program.kind !== "build") {
+			t.pass("no bytes");
+			return;
+		}
 		const altered = {
 			...program,
 			sha256: "0".repeat(64),

@@ -77,10 +77,14 @@ async function streamed(context: Context, work: (signal: AbortSignal, show: Show
 	const signals = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 	for (const signal of signals) process.once(signal, leave);
 	// A reader that has seen enough (`| head`) ends us without a word.
-	context.stdout.once("error", leave);
+	let unread = false;
+	context.stdout.once("error", () => {
+		unread = true;
+		leave();
+	});
 	try {
 		await work(stop.signal, (item) => shown(context, item));
-		return stop.signal.aborted && !context.stdout.errored ? EXIT.cancelled : EXIT.ok;
+		return stop.signal.aborted && !unread ? EXIT.cancelled : EXIT.ok;
 	} finally {
 		stop.abort();
 		for (const signal of signals) process.off(signal, leave);

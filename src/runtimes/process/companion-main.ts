@@ -32,7 +32,7 @@ if (holder === null) {
 }
 const supervisor = await Supervisor.open({ folder, settings, report });
 let idleSince = Date.now();
-const server = new CompanionServer(supervisor, () => void leave("handed over"));
+const server = new CompanionServer(supervisor, () => void setImmediate(() => leave("handed over")));
 await server.listen(holder.socket);
 report("serving");
 

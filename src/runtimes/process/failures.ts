@@ -28,7 +28,8 @@ export function failedStart(
 	starts: number,
 ): RuntimeFailure {
 	const { exitCode, lastLines } = exit;
-	const line = lastLines.findLast((candidate) => IN_USE.test(candidate));
+	const lines = lastLines.filter((candidate) => IN_USE.test(candidate));
+	const line = lines.findLast((candidate) => addressIn(candidate) !== null) ?? lines.at(-1);
 	const times = starts > 1 ? ` (${starts} starts)` : "";
 	if (line === undefined || exitCode === 0)
 		return failure("exited", `the program ${howItEnded(exitCode)} before it was ready${times}`, exitCode, lastLines);

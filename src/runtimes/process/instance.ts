@@ -18,7 +18,7 @@ export const MARK = "RUNTIME_INSTANCE";
  * Outlives the program by one line, so that its exit code is known to whoever comes later. Nothing but built-ins. What the
  * shell itself would say ("Terminated") is no output of the program.
  */
-const SHIM = `trap : TERM INT HUP; exec 3>&2 2>/dev/null; "$@" 2>&3 3>&-; echo $? >"$0"`;
+const SHIM = `trap : TERM INT HUP; exec 3>&2 2>/dev/null; (exec "$@" 2>&3 3>&-); echo $? >"$0"`;
 const POLL_MS = { first: 2, most: 50, adopted: 100 };
 
 export type InstanceHost = {
@@ -158,6 +158,13 @@ export class Instance {
 
 export function markOf(host: Pick<InstanceHost, "folderId">, instance: string): string {
 	return `${host.folderId}.${instance}`;
+}
+
+/** Ends what carries this instance's mark, where there is no shim to go by. */
+export async function endMarked(host: InstanceHost, instance: string, graceMs: number): Promise<void> {
+	const mark = markOf(host, instance);
+	const marked = async () => (await host.platform.processes(MARK)).filter((seen) => seen.mark === mark);
+	await endAll(host, marked, graceMs);
 }
 
 /** Ends these processes, each asked again for its identity before it is signalled. */

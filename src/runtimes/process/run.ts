@@ -6,7 +6,7 @@ import type { Upstream } from "../forwarder/forwarder.ts";
 import type { Follower, ServiceLog } from "../output/log.ts";
 import type { RevisionObserved, RevisionPhase, RuntimeFailure } from "../runtime.ts";
 import { failedStart, failure, howItEnded, lostItsPort, notListening } from "./failures.ts";
-import { type Folders, Instance, type InstanceHost } from "./instance.ts";
+import { endMarked, type Folders, Instance, type InstanceHost } from "./instance.ts";
 import type { Ports } from "./ports.ts";
 import { untilReady } from "./readiness.ts";
 import type { InstanceRecord, RunRecord, SpecRecord } from "./state-file.ts";
@@ -20,6 +20,7 @@ export type RunHost = InstanceHost & {
 	folders(instance: string): Folders;
 	/** Resolves when the service's state is durable; tries again for as long as the disk refuses. */
 	persist(): Promise<void>;
+	report(message: string, error: unknown): void;
 	/** Something about this run is different now. */
 	changed(run: Run): void;
 	/** Whether another revision has the requests. */
@@ -122,7 +123,7 @@ export class Run {
 		await this.#work;
 	}
 
-	/** Lets go of everything without ending a program: another companion takes over. */
+	/** Where requests can go now. */
 	get upstreams(): Upstream[] {
 		return [...this.#tenures.values()]
 			.filter(({ record }) => record.ready)
@@ -255,12 +256,22 @@ export class Run {
 	/** How it ended; null when the run is to stop. */
 	async #watch(tenure: Tenure): Promise<Ending | null> {
 		const { instance } = tenure;
+		if (instance === null) return { exitCode: tenure.gone, late: null, upMs: 0 };
+		const told = Promise.withResolvers<null>();
+		const tell = () => told.resolve(null);
+		const aborted = told.promise;
+		if (this.#stop.signal.aborted) return null;
+		this.#stop.signal.addEventListener("abort", tell, { once: true });
+		try {
+			return await this.#watchUntil(tenure, instance, aborted);
+		} finally {
+			this.#stop.signal.removeEventListener("abort", tell);
+		}
+	}
+
+	async #watchUntil(tenure: Tenure, instance: Instance, aborted: Promise<null>): Promise<Ending | null> {
 		const { clock, platform } = this.#host;
 		const { startedAt, port } = tenure.record;
-		if (instance === null) return { exitCode: tenure.gone, late: null, upMs: 0 };
-		const aborted = new Promise<null>((resolve) =>
-			this.#stop.signal.addEventListener("abort", () => resolve(null), { once: true }),
-		);
 		const exit = instance.exited.then((exitCode) => ({ exitCode, late: null, upMs: clock.now() - startedAt }));
 		if (!tenure.record.ready) {
 			const waiting = new AbortController();
@@ -283,6 +294,7 @@ export class Run {
 		}
 		failpoint("companion.after_ready");
 		this.#becameReady();
+		await this.#host.persist();
 		return Promise.race([exit, aborted]);
 	}
 
@@ -298,8 +310,14 @@ export class Run {
 	}
 
 	async #lastLines({ followers, record }: Tenure): Promise<readonly string[]> {
-		await Promise.all(followers.map((follower) => follower.flush()));
+		await this.#heard(followers.map((follower) => follower.flush()));
 		return this.#host.log.lastLines(record.instance, LAST_LINES);
+	}
+
+	/** Output that the disk refuses is lost; the program is not ended for it. */
+	async #heard(reads: readonly Promise<void>[]): Promise<void> {
+		for (const read of await Promise.allSettled(reads))
+			if (read.status === "rejected") this.#host.report(`output of ${this.spec.id} could not be kept`, read.reason);
 	}
 
 	/** Ends what is left of it, keeps its output, and forgets it. */
@@ -308,8 +326,9 @@ export class Run {
 		const wasReady = record.ready;
 		tenure.record = { ...record, ready: false };
 		if (wasReady) this.#host.changed(this);
-		await instance?.stop(this.#host.settings().graceMs);
-		await Promise.all(followers.map((follower) => follower.close(true)));
+		const { graceMs } = this.#host.settings();
+		await (instance === null ? endMarked(this.#host, record.instance, graceMs) : instance.stop(graceMs));
+		await this.#heard(followers.map((follower) => follower.close(true)));
 		const lines = this.#host.log.lastLines(record.instance, LAST_LINES);
 		this.#tenures.delete(record.slot);
 		this.#host.ports.release(record.port);

@@ -214,6 +214,8 @@ export class Service {
 				return await this.#file.save(() => this.#state);
 			} catch (error) {
 				this.#host.report(`the state of ${this.ref.id} could not be written`, error);
+				// A full disk must not keep anybody from making room on it.
+				if (this.#removing) return;
 				await this.#host.clock.sleep(delay);
 			}
 		}

@@ -148,8 +148,13 @@ export class Supervisor {
 		const { platform, folder, folderId, report } = this.#host;
 		const processes = await platform.processes(MARK);
 		const recorded = new Set<string>();
+		let unreadable = false;
 		for (const id of await readdir(folder)) {
-			const state = await new StateFile(join(folder, id)).load();
+			const state = await new StateFile(join(folder, id)).load().catch((error) => {
+				report(`the state of ${id} cannot be read; what runs of it is left alone`, error);
+				unreadable = true;
+				return null;
+			});
 			// Only bytes for an apply that never came: the next one goes on from there.
 			if (state === null) continue;
 			const runs = [state.live, state.target, ...state.retiring].filter((run) => run !== null);
@@ -163,7 +168,7 @@ export class Supervisor {
 		failpoint("companion.adopt_strays");
 		const isStray = (mark: string | null) => mark?.startsWith(`${folderId}.`) === true && !recorded.has(mark);
 		const strays = new Set(processes.filter(({ mark }) => isStray(mark)).map(({ mark }) => mark));
-		if (strays.size > 0)
+		if (strays.size > 0 && !unreadable)
 			await endAll(
 				this.#host,
 				async () => (await platform.processes(MARK)).filter(({ mark }) => strays.has(mark)),

@@ -1,0 +1,5 @@
+import t from "tap";
+import { runtimeSuite } from "../conformance/runtime.ts";
+import { harness } from "./process-harness.ts";
+
+runtimeSuite(t, (t) => harness(t));
