@@ -5,7 +5,7 @@ import { bindContract } from "./contract/bind.ts";
 import type { Contract } from "./contract/document.ts";
 import { AppError } from "./errors.ts";
 import type { Follow } from "./manager/follow.ts";
-import type { Manager } from "./manager/manager.ts";
+import type { Changes, Manager } from "./manager/manager.ts";
 import { buildHandlers } from "./routes/builds.ts";
 import { authorizer } from "./routes/caller.ts";
 import { sendProblem } from "./routes/problem.ts";
@@ -17,6 +17,7 @@ import { streamHandlers } from "./routes/streams.ts";
 export type AppDeps = {
 	readonly contract: Contract;
 	readonly manager: Manager;
+	readonly changes: Changes;
 	readonly follow: Follow;
 	readonly tokens: TokenStore;
 	readonly facts: ServerFacts;
@@ -25,11 +26,15 @@ export type AppDeps = {
 	/** Aborted when a server that goes down can wait no longer for the requests under way. */
 	readonly deadline: AbortSignal;
 	readonly logger: NonNullable<FastifyServerOptions["loggerInstance"]>;
+	/** How often a followed stream shows that it is alive when nothing else does. Default 15,000. */
+	readonly heartbeatMs?: number;
 	readonly tls: { readonly cert: Buffer; readonly key: Buffer } | null;
 };
 
 /** JSON bodies are small; archives are streamed and have their own limit. */
 const MAX_JSON_BYTES = 1024 * 1024;
+
+const HEARTBEAT_MS = 15_000;
 
 /** The HTTP server, not listening yet. */
 export async function buildApp(deps: AppDeps): Promise<FastifyInstance> {
@@ -80,8 +85,8 @@ export async function buildApp(deps: AppDeps): Promise<FastifyInstance> {
 	});
 	const handlers = {
 		uploadSource: uploadSource(deps.manager, { maxBytes: deps.facts.maxSourceBytes }),
-		...serviceHandlers(deps.manager),
-		...streamHandlers(deps.manager, deps.follow, deps.down),
+		...serviceHandlers(deps.manager, deps.changes),
+		...streamHandlers(deps.manager, deps.follow, { down: deps.down, heartbeatMs: deps.heartbeatMs ?? HEARTBEAT_MS }),
 		...buildHandlers(deps.manager),
 		...serverHandlers(deps.contract, deps.facts),
 	};

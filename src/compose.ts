@@ -9,6 +9,11 @@ import { buildApp } from "./app.ts";
 import { Blobs } from "./blob/blobs.ts";
 import { LevelBlobStore } from "./blob/level.ts";
 import { createGoBuilder } from "./builders/go.ts";
+import { GoLauncher } from "./builders/launchers/go.ts";
+import { NodeLauncher } from "./builders/launchers/node.ts";
+import { ProcfileLauncher } from "./builders/launchers/procfile.ts";
+import { PythonLauncher } from "./builders/launchers/python.ts";
+import { packageSettings } from "./builders/launchers/tools.ts";
 import type { Config } from "./config.ts";
 import { loadContract, projectRoot } from "./contract/document.ts";
 import { Database } from "./leveldb/database.ts";
@@ -18,7 +23,9 @@ import { LevelServiceStore } from "./manager/level-store.ts";
 import { sourceId, sourceKey } from "./manager/model.ts";
 import type { ServiceStore } from "./manager/store.ts";
 import { sweep } from "./manager/sweep.ts";
+import { Upkeep } from "./manager/upkeep.ts";
 import { createProcessRuntime } from "./runtimes/process/runtime.ts";
+import { Directories } from "./sources/directories.ts";
 import { openSourceTree } from "./sources/tree.ts";
 
 /** How long a server that goes down waits for requests under way. */
@@ -76,13 +83,22 @@ async function assemble(config: Config, log: Logger, opened: AsyncDisposable[]):
 		}),
 	);
 	const cacheFolder = path.join(config.cacheDir ?? folder("cache"), "go");
-	const builders = [createGoBuilder({ cacheFolder, workFolder, goCommand: config.go })];
+	const go = createGoBuilder({ cacheFolder, workFolder, goCommand: config.go });
+	const tools = {
+		path: process.env.PATH ?? "/usr/local/bin:/usr/bin:/bin",
+		workFolder,
+		env: packageSettings(process.env),
+	};
+	const launchers = [new ProcfileLauncher(), new NodeLauncher(tools), new GoLauncher(go), new PythonLauncher(tools)];
+	const builders = [go];
+	const flow =
+		config.profile === "dev" ? { launchers, directories: new Directories(folder("directories")) } : { builders };
 
 	const limits = { bytes: config.maxUnpackedBytes, entries: config.maxSourceFiles };
 	const now = () => new Date();
-	const { manager, driver, follow } = createCore(
+	const { manager, changes, driver, follow, collector } = createCore(
 		{
-			...{ store, blobs, builders, runtime, buildLogs, log, now },
+			...{ store, blobs, flow, runtime, buildLogs, log, now },
 			openSource: (namespace, source) =>
 				openSourceTree({
 					open: (call) => blobs.in(namespace).get(sourceKey(sourceId(source)), call),
@@ -90,18 +106,42 @@ async function assemble(config: Config, log: Logger, opened: AsyncDisposable[]):
 				}),
 			newId: randomUUID,
 		},
-		{ parallelBuilds: config.builds, buildTimeoutMs: config.buildTimeout * 1000 },
+		{
+			parallelBuilds: config.builds,
+			buildTimeoutMs: config.buildTimeout * 1000,
+			synchronousTimeoutMs: config.synchronousTimeout * 1000,
+			sourceAgeMs: config.sourceAge * 1000,
+			keepBuilds: config.keepBuilds,
+		},
 	);
+	const upkeep = new Upkeep(log, [
+		{
+			name: "collection",
+			everyMs: config.collectEvery * 1000,
+			run: async (signal) => {
+				const removed = await collector.collect({ signal });
+				if (removed.sources + removed.builds > 0) log.info(removed, "collected");
+			},
+		},
+		{
+			name: "scrub",
+			everyMs: config.scrubEvery * 1000,
+			run: async (signal) => {
+				for await (const { key, ok } of blobStore.scrub({ signal }))
+					if (!ok) log.error({ key }, "a stored blob is damaged; it is not served any more");
+			},
+		},
+	]);
 
 	const down = new AbortController();
 	const deadline = new AbortController();
 	let ready = false;
 	const app = await buildApp({
-		...{ manager, follow, tokens, logger: log },
+		...{ manager, changes, follow, tokens, logger: log },
 		contract: loadContract(),
 		facts: {
 			version: await packageVersion(),
-			builders,
+			builders: "launchers" in flow ? flow.launchers : flow.builders,
 			maxSourceBytes: config.maxSourceBytes,
 			ready: () => ready,
 		},
@@ -121,6 +161,7 @@ async function assemble(config: Config, log: Logger, opened: AsyncDisposable[]):
 			const removed = await sweep(blobs, store, { signal: down.signal });
 			if (removed > 0) log.info({ removed }, "removed blobs that a crash left without a record");
 			await driver.start();
+			upkeep.start();
 			ready = true;
 		},
 		close: async () => {
@@ -129,6 +170,7 @@ async function assemble(config: Config, log: Logger, opened: AsyncDisposable[]):
 			const timer = setTimeout(() => deadline.abort(), CLOSE_MS);
 			await app.close();
 			clearTimeout(timer);
+			await upkeep.stop();
 			await driver.shutdown();
 			if (config.stopServices) await runtime.stopAll({ signal: new AbortController().signal });
 			await closeAll(opened);

@@ -54,9 +54,9 @@ function setting<T>(kind: Kind<T>, fallback: T | (() => T), about: string): Sett
 
 const SETTINGS = {
 	profile: setting(
-		matching(/^local$/, "must be local", "NAME"),
+		matching(/^(local|dev)$/, "must be local or dev", "NAME"),
 		"local",
-		"what it is made of: local is LevelDB, the Go builder and processes",
+		"what it is made of: local builds and runs processes; dev runs source in place, and answers when it runs",
 	),
 	address: setting(
 		matching(/^(\[[0-9a-f:]+\]|[^:\s]+):\d{1,5}$/i, "must be HOST:PORT", "HOST:PORT"),
@@ -87,8 +87,17 @@ const SETTINGS = {
 	maxSourceFiles: setting(whole(1, 10_000_000, "COUNT"), 100_000, "the most entries that an archive may hold"),
 	builds: setting(whole(1, 256, "COUNT"), () => cpus().length, "builds at the same time; as many as cores by default"),
 	buildTimeout: setting(seconds(1, 86_400), 15 * 60, "how long a build may take"),
+	synchronousTimeout: setting(
+		seconds(1, 86_400),
+		5 * 60,
+		"profile dev: how long a request may take to run its service",
+	),
 	maxBuildLogBytes: setting(bytes, 16 * 1024 ** 2, "the most that is kept of one build's log"),
 	go: setting(text, "go", "the Go command"),
+	sourceAge: setting(seconds(0, 10 ** 9), 24 * 3600, "how long a source that no service uses is kept"),
+	keepBuilds: setting(whole(1, 1000, "COUNT"), 5, "how many of a service's newest builds are kept to roll back to"),
+	collectEvery: setting(seconds(1, 10 ** 6), 3600, "how often what nobody needs is removed"),
+	scrubEvery: setting(seconds(1, 10 ** 9), 24 * 3600, "how often stored bytes are read again to see if they are whole"),
 	stopGrace: setting(seconds(0, 3600), 10, "how long a program may take to end after SIGTERM"),
 	drain: setting(seconds(0, 3600), 30, "how long requests to a replaced revision may go on"),
 	ports: setting(portRange, null, "ports for services; by default from 20000 to below the system's own range"),

@@ -18,6 +18,7 @@ export const ERROR_CODES = [
 	"unsupported_media",
 	"range",
 	"build_failed",
+	"key_reused",
 	"exhausted",
 	"cancelled",
 	"internal",

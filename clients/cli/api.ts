@@ -6,7 +6,8 @@ import {
 	type RequestOptions,
 } from "node:http";
 import type { Connection } from "./connection.ts";
-import { CliError, EXIT, hints, messageOf, systemCode } from "./errors.ts";
+import { CliError, EXIT, hints, systemCode } from "./errors.ts";
+import { reasonOf } from "./reasons.ts";
 import {
 	isProblem,
 	type Revision,
@@ -112,7 +113,8 @@ export class Api {
 				if (status >= 200 && status < 300) return { status, body: text === "" ? undefined : parsed(text) };
 				throw this.refusal(response, text);
 			} catch (error) {
-				if (error instanceof CliError || options.signal?.aborted === true) throw error;
+				if (error instanceof CliError || (options.signal?.aborted === true && !isTimeout(options.signal.reason)))
+					throw error;
 				const stale = request.reusedSocket && systemCode(error) === "ECONNRESET";
 				if (!stale || method !== "GET" || attempt > 1) throw this.unreachable(error);
 			}
@@ -219,25 +221,8 @@ export class Api {
 	}
 }
 
-const REASONS: Readonly<Record<string, string>> = {
-	ECONNREFUSED: "connection refused",
-	ECONNRESET: "the connection was closed",
-	EPIPE: "the connection was closed",
-	ENOTFOUND: "no such host",
-	EAI_AGAIN: "its name cannot be looked up now",
-	ETIMEDOUT: "timed out",
-	EHOSTUNREACH: "no route to the host",
-	ENETUNREACH: "the network is unreachable",
-	DEPTH_ZERO_SELF_SIGNED_CERT: "its certificate is self-signed (NODE_EXTRA_CA_CERTS=FILE trusts it)",
-	SELF_SIGNED_CERT_IN_CHAIN: "its certificate's issuer is unknown (NODE_EXTRA_CA_CERTS=FILE trusts it)",
-	UNABLE_TO_VERIFY_LEAF_SIGNATURE: "its certificate's issuer is unknown (NODE_EXTRA_CA_CERTS=FILE trusts it)",
-};
-
-export function reasonOf(error: unknown): string {
-	const code = systemCode(error);
-	if (code?.startsWith("HPE_") || code === "EPROTO") return "it does not speak HTTP as asked (http or https?)";
-	if (error instanceof DOMException && error.name === "TimeoutError") return "timed out";
-	return (code !== undefined ? REASONS[code] : undefined) ?? (messageOf(error) || code || "failed");
+function isTimeout(reason: unknown): boolean {
+	return reason instanceof DOMException && reason.name === "TimeoutError";
 }
 
 function deadline(ms: number, signal: AbortSignal | undefined): AbortSignal {

@@ -1,8 +1,6 @@
 #!/usr/bin/env node
 // Plain JavaScript that any Node from 16 on can read: it finds a Node that is new enough, then the program.
-import { spawn } from "node:child_process";
 import { existsSync } from "node:fs";
-import { constants } from "node:os";
 import { dirname, join, sep } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 
@@ -12,7 +10,7 @@ const [major = 0, minor = 0] = process.versions.node.split(".").map(Number);
 if (major > 22 || (major === 22 && minor >= 19)) {
 	await start();
 } else {
-	again();
+	await again();
 }
 
 /** The TypeScript in a clone, which Node strips; the compiled file where this is installed as a package. */
@@ -43,7 +41,9 @@ function quietExperimental() {
 	};
 }
 
-function again() {
+async function again() {
+	const { spawn } = await import("node:child_process");
+	const { constants } = await import("node:os");
 	const node = join(root, "node_modules", ".bin", "node");
 	if (!existsSync(node) || process.env.RUNTIME_REEXECUTED === "1") {
 		fail(

@@ -3,6 +3,7 @@ import { isIP } from "node:net";
 import { homedir } from "node:os";
 import { join } from "node:path";
 import { messageOf, systemCode, usage } from "./errors.ts";
+import { quote } from "./format.ts";
 
 /** Where the server is, and who we are to it. */
 export type Connection = {
@@ -15,12 +16,16 @@ export type Connection = {
 	readonly tokenFrom: "RUNTIME_TOKEN" | "admin-token" | undefined;
 	/** Undefined: the token's own. */
 	readonly namespace: string | undefined;
+	/** What a command must repeat to mean the same server and namespace: `` or ` --server URL --namespace NAME`. */
+	readonly flags: string;
 };
 
 export type ConnectionOptions = {
 	readonly env: NodeJS.ProcessEnv;
 	readonly server?: string | undefined;
 	readonly namespace?: string | undefined;
+	/** Of the project's file; flag and variable go before it. */
+	readonly projectNamespace?: string | undefined;
 	readonly insecure?: boolean;
 };
 
@@ -63,11 +68,16 @@ export async function connect(options: ConnectionOptions): Promise<Connection> {
 			"Or:   --insecure, where the network is trusted",
 		]);
 	}
-	const namespace = options.namespace ?? (env.RUNTIME_NAMESPACE || undefined);
+	const named = options.namespace ?? (env.RUNTIME_NAMESPACE || undefined);
+	const namespace = named ?? options.projectNamespace;
 	if (namespace !== undefined && !NAME.test(namespace)) {
 		throw usage(`"${namespace}" is no namespace: lower-case letters, digits and -, at most 63`);
 	}
-	return { url, label: label(url), from, token, tokenFrom, namespace };
+	const flags: string[] = [];
+	if (options.server !== undefined) flags.push(` --server ${quote(options.server)}`);
+	if (namespace !== undefined && (options.namespace !== undefined || named === undefined))
+		flags.push(` --namespace ${namespace}`);
+	return { url, label: label(url), from, token, tokenFrom, namespace, flags: flags.join("") };
 }
 
 function label(url: URL): string {

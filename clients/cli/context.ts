@@ -1,4 +1,4 @@
-import { Api } from "./api.ts";
+import type { Api } from "./api.ts";
 import { type Connection, connect } from "./connection.ts";
 import { CliError, EXIT, usage } from "./errors.ts";
 import { type Paint, paintFor } from "./screen/paint.ts";
@@ -62,6 +62,8 @@ export class Context {
 	readonly verbose: boolean;
 	/** For stderr. */
 	readonly paint: Paint;
+	/** The namespace that the project's `runtime.json` names; set before the server is asked. */
+	projectNamespace: string | undefined;
 	#api: Api | undefined;
 
 	constructor(options: Options, process: NodeJS.Process) {
@@ -82,6 +84,7 @@ export class Context {
 			env,
 			server: options.text("server"),
 			namespace: options.text("namespace"),
+			projectNamespace: this.projectNamespace,
 			insecure: options.flag("insecure"),
 		});
 	}
@@ -93,6 +96,8 @@ export class Context {
 				this.say(
 					`(server ${connection.label} from ${connection.from}, token from ${connection.tokenFrom ?? "nowhere"})`,
 				);
+			// HTTP is a third of the time that a command takes to start: help and mistakes do without.
+			const { Api } = await import("./api.ts");
 			this.#api = await Api.create(connection);
 		}
 		return this.#api;

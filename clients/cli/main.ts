@@ -1,4 +1,4 @@
-import { Command, CommanderError, Option } from "commander";
+import type { Command, Option } from "commander";
 import { COMMANDS, type CommandSpec, GLOBAL_OPTIONS, type OptionSpec } from "./catalog.ts";
 import { Context, Options } from "./context.ts";
 import { CliError, EXIT, hints, usage } from "./errors.ts";
@@ -7,9 +7,10 @@ import { nearest } from "./format.ts";
 /** Runs one command line (without the program's name); → the exit code. Never rejects. */
 export async function main(argv: readonly string[]): Promise<number> {
 	// A reader that went away (`| head`) is no error of ours.
-	process.stdout.on("error", (error: NodeJS.ErrnoException) => {
-		if (error.code !== "EPIPE") throw error;
-	});
+	for (const output of [process.stdout, process.stderr])
+		output.on("error", (error: NodeJS.ErrnoException) => {
+			if (error.code !== "EPIPE") throw error;
+		});
 	const bare = new Context(
 		new Options({ json: argv.includes("--json"), verbose: argv.includes("-v") || argv.includes("--verbose") }),
 		process,

@@ -1,8 +1,9 @@
 import { createHash, randomBytes } from "node:crypto";
 import type { ClientRequest, IncomingMessage } from "node:http";
-import { type Api, reasonOf, textOf } from "./api.ts";
+import { type Api, textOf } from "./api.ts";
 import { CliError, EXIT, isCliError } from "./errors.ts";
 import { size as sizeWords } from "./format.ts";
+import { reasonOf } from "./reasons.ts";
 import { type Source, toSource } from "./shapes.ts";
 import { writeArchive } from "./source/archive.ts";
 import type { SourceFiles } from "./source/files.ts";

@@ -20,6 +20,10 @@ export class LevelTokenStore implements TokenStore {
 		await this.#database.commit([{ put: key(record.id), value: JSON.stringify(record) }]);
 	}
 
+	async *all(): AsyncIterable<TokenRecord> {
+		for await (const [, value] of this.#database.range({ gt: "token!", lt: 'token"' })) yield JSON.parse(value);
+	}
+
 	async delete(id: string): Promise<void> {
 		await this.#database.commit([{ delete: key(id) }]);
 	}

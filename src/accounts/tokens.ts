@@ -23,6 +23,7 @@ export interface TokenStore {
 	get(id: string): Promise<TokenRecord | undefined>;
 	put(record: TokenRecord): Promise<void>;
 	delete(id: string): Promise<void>;
+	all(): AsyncIterable<TokenRecord>;
 }
 
 /** A new token `rb_<id>_<secret>`, and what to store of it. */

@@ -113,6 +113,7 @@ function route(
 		exposeHeadRoute: operation.method === "GET" && !operation.produces.some((type) => STREAMED.has(type)),
 		onRequest: async (request) => {
 			if (!operation.open) await options.authorize(request);
+			if (!("406" in operation.responses)) return;
 			const offered = operation.produces.length === 0 ? ["application/json"] : operation.produces;
 			if (!accepts(request.headers.accept, [...offered, "application/problem+json"]))
 				throw new AppError("not_acceptable", `this answers with ${offered.join(" or ")}`, { field: "Accept" });
@@ -120,7 +121,8 @@ function route(
 		},
 		handler: async (request, reply) => {
 			const params = checked(check.path, request.params, "path");
-			const query = checked(check.query, request.query, "query");
+			// Probes of all kinds ask the operations that refuse nothing.
+			const query = "400" in operation.responses ? checked(check.query, request.query, "query") : {};
 			checked(check.header, request.headers, "header");
 			const body = checkBody === null ? undefined : checkedBody(checkBody, request.body, operation);
 			const signal = AbortSignal.any([gone(request, reply), options.deadline]);
@@ -138,13 +140,11 @@ function checkMediaType(request: FastifyRequest, operation: Operation, types: re
 	const type = request.headers["content-type"]?.split(";")[0]?.trim().toLowerCase();
 	const empty = request.headers["content-length"] === "0" || !hasBody(request);
 	if (empty || (type !== undefined && types.includes(type))) return;
-	throw new AppError(
-		"unsupported_media",
-		types.length === 0
-			? `${operation.method} ${operation.path} takes no body`
-			: `the body must be ${types.join(" or ")}, not ${type ?? "without a type"}`,
-		{ field: "Content-Type" },
-	);
+	if (types.length === 0)
+		throw new AppError("invalid_argument", `${operation.method} ${operation.path} takes no body`, { field: "body" });
+	throw new AppError("unsupported_media", `the body must be ${types.join(" or ")}, not ${type ?? "without a type"}`, {
+		field: "Content-Type",
+	});
 }
 
 function hasBody(request: FastifyRequest): boolean {

@@ -42,7 +42,8 @@ export interface paths {
         /**
          * Create a service
          * @description Validated, then stored as Pending and answered with 202: it is durable from then on, and is built and started by
-         *     itself. Follow it by reading the service, its events or its build log.
+         *     itself. Follow it by reading the service, its events or its build log. A server without a builder (profile `dev`)
+         *     runs the source in place and answers with 201 when it runs, or with what went wrong, and then nothing is stored.
          */
         post: operations["createService"];
         delete?: never;
@@ -107,6 +108,35 @@ export interface paths {
         get: operations["listRevisions"];
         put?: never;
         post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/services/{name}/{version}/rollback": {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The namespace to act in; the token's own by default. */
+                "Runtime-Namespace"?: components["parameters"]["Namespace"];
+            };
+            path: {
+                /** @description The service's name. */
+                name: components["parameters"]["Name"];
+                /** @description The service's version, percent-encoded where it holds `/`. */
+                version: components["parameters"]["Version"];
+            };
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Go back to an earlier revision
+         * @description Makes a new revision with the build, arguments and environment of an earlier one; nothing is rebuilt. The builds of
+         *     the newest revisions are kept; 410 where it is not.
+         */
+        post: operations["rollbackService"];
         delete?: never;
         options?: never;
         head?: never;
@@ -669,7 +699,7 @@ export interface components {
             title: string;
             status: number;
             /** @enum {string} */
-            code: "invalid_argument" | "unauthenticated" | "permission_denied" | "not_found" | "method_not_allowed" | "not_acceptable" | "conflict" | "gone" | "precondition_failed" | "too_large" | "unsupported_media" | "range" | "build_failed" | "exhausted" | "internal" | "unavailable" | "deadline" | "no_space";
+            code: "invalid_argument" | "unauthenticated" | "permission_denied" | "not_found" | "method_not_allowed" | "not_acceptable" | "conflict" | "gone" | "precondition_failed" | "too_large" | "unsupported_media" | "range" | "build_failed" | "key_reused" | "exhausted" | "internal" | "unavailable" | "deadline" | "no_space";
             /** @description What is wrong */
             detail: string;
             /** @description What to do next. */
@@ -681,6 +711,7 @@ export interface components {
                 field: string;
                 message: string;
             }[];
+            error?: components["schemas"]["Error"];
             requestId?: string;
         };
     };
@@ -688,6 +719,7 @@ export interface components {
         /** @description The service. */
         Service: {
             headers: {
+                ETag: components["headers"]["ETag"];
                 [name: string]: unknown;
             };
             content: {
@@ -741,6 +773,36 @@ export interface components {
         };
         /** @description `conflict`: it exists already, or its state does not allow this now. */
         Conflict: {
+            headers: {
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
+        /** @description `gone`: it was there, and is no longer kept. */
+        Gone: {
+            headers: {
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
+        /** @description `precondition_failed`: the service is not as `If-Match` says. */
+        PreconditionFailed: {
+            headers: {
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
+        /**
+         * @description `key_reused`: the `Idempotency-Key` was used for another request. `build_failed` (profile `dev`): the source does not
+         *     compile or start; `error` says why.
+         */
+        Unprocessable: {
             headers: {
                 [name: string]: unknown;
             };
@@ -834,11 +896,20 @@ export interface components {
         After: number;
         /** @description Go on with what comes. */
         Follow: boolean;
+        /**
+         * @description Any text of the client's own. The same key with the same request within 24 hours makes nothing new and answers
+         *     what the first one made; with another request it is refused.
+         */
+        IdempotencyKey: string;
+        /** @description `ETag`s of the service; where none is its present one, nothing is changed. */
+        IfMatch: string;
         /** @description As `after`; sent by browsers when they reconnect. */
         LastEventId: string;
     };
     requestBodies: never;
     headers: {
+        /** @description Changes with every change of the service; for `If-Match`. */
+        ETag: string;
         /** @description The service's path. */
         Location: string;
     };
@@ -938,6 +1009,11 @@ export interface operations {
             header?: {
                 /** @description The namespace to act in; the token's own by default. */
                 "Runtime-Namespace"?: components["parameters"]["Namespace"];
+                /**
+                 * @description Any text of the client's own. The same key with the same request within 24 hours makes nothing new and answers
+                 *     what the first one made; with another request it is refused.
+                 */
+                "Idempotency-Key"?: components["parameters"]["IdempotencyKey"];
             };
             path?: never;
             cookie?: never;
@@ -948,10 +1024,22 @@ export interface operations {
             };
         };
         responses: {
+            /** @description It runs (profile `dev`). */
+            201: {
+                headers: {
+                    Location: components["headers"]["Location"];
+                    ETag: components["headers"]["ETag"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Service"];
+                };
+            };
             /** @description Accepted, and on disk. */
             202: {
                 headers: {
                     Location: components["headers"]["Location"];
+                    ETag: components["headers"]["ETag"];
                     [name: string]: unknown;
                 };
                 content: {
@@ -964,11 +1052,14 @@ export interface operations {
             404: components["responses"]["NotFound"];
             406: components["responses"]["NotAcceptable"];
             409: components["responses"]["Conflict"];
+            410: components["responses"]["Gone"];
             413: components["responses"]["TooLarge"];
             415: components["responses"]["UnsupportedMedia"];
+            422: components["responses"]["Unprocessable"];
             429: components["responses"]["Exhausted"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
+            504: components["responses"]["Deadline"];
             507: components["responses"]["NoSpace"];
         };
     };
@@ -1006,6 +1097,13 @@ export interface operations {
             header?: {
                 /** @description The namespace to act in; the token's own by default. */
                 "Runtime-Namespace"?: components["parameters"]["Namespace"];
+                /**
+                 * @description Any text of the client's own. The same key with the same request within 24 hours makes nothing new and answers
+                 *     what the first one made; with another request it is refused.
+                 */
+                "Idempotency-Key"?: components["parameters"]["IdempotencyKey"];
+                /** @description `ETag`s of the service; where none is its present one, nothing is changed. */
+                "If-Match"?: components["parameters"]["IfMatch"];
             };
             path: {
                 /** @description The service's name. */
@@ -1021,7 +1119,7 @@ export interface operations {
             };
         };
         responses: {
-            /** @description Only metadata changed; nothing is rebuilt or restarted. */
+            /** @description Only metadata changed, or (profile `dev`) the new revision runs. */
             200: {
                 headers: {
                     [name: string]: unknown;
@@ -1045,11 +1143,15 @@ export interface operations {
             404: components["responses"]["NotFound"];
             406: components["responses"]["NotAcceptable"];
             409: components["responses"]["Conflict"];
+            410: components["responses"]["Gone"];
+            412: components["responses"]["PreconditionFailed"];
             413: components["responses"]["TooLarge"];
             415: components["responses"]["UnsupportedMedia"];
+            422: components["responses"]["Unprocessable"];
             429: components["responses"]["Exhausted"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
+            504: components["responses"]["Deadline"];
             507: components["responses"]["NoSpace"];
         };
     };
@@ -1059,6 +1161,8 @@ export interface operations {
             header?: {
                 /** @description The namespace to act in; the token's own by default. */
                 "Runtime-Namespace"?: components["parameters"]["Namespace"];
+                /** @description `ETag`s of the service; where none is its present one, nothing is changed. */
+                "If-Match"?: components["parameters"]["IfMatch"];
             };
             path: {
                 /** @description The service's name. */
@@ -1085,6 +1189,7 @@ export interface operations {
             404: components["responses"]["NotFound"];
             406: components["responses"]["NotAcceptable"];
             409: components["responses"]["Conflict"];
+            412: components["responses"]["PreconditionFailed"];
             429: components["responses"]["Exhausted"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
@@ -1096,6 +1201,13 @@ export interface operations {
             header?: {
                 /** @description The namespace to act in; the token's own by default. */
                 "Runtime-Namespace"?: components["parameters"]["Namespace"];
+                /**
+                 * @description Any text of the client's own. The same key with the same request within 24 hours makes nothing new and answers
+                 *     what the first one made; with another request it is refused.
+                 */
+                "Idempotency-Key"?: components["parameters"]["IdempotencyKey"];
+                /** @description `ETag`s of the service; where none is its present one, nothing is changed. */
+                "If-Match"?: components["parameters"]["IfMatch"];
             };
             path: {
                 /** @description The service's name. */
@@ -1112,7 +1224,7 @@ export interface operations {
             };
         };
         responses: {
-            /** @description Only metadata changed; nothing is rebuilt or restarted. */
+            /** @description Only metadata changed, or (profile `dev`) the new revision runs. */
             200: {
                 headers: {
                     [name: string]: unknown;
@@ -1136,11 +1248,15 @@ export interface operations {
             404: components["responses"]["NotFound"];
             406: components["responses"]["NotAcceptable"];
             409: components["responses"]["Conflict"];
+            410: components["responses"]["Gone"];
+            412: components["responses"]["PreconditionFailed"];
             413: components["responses"]["TooLarge"];
             415: components["responses"]["UnsupportedMedia"];
+            422: components["responses"]["Unprocessable"];
             429: components["responses"]["Exhausted"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
+            504: components["responses"]["Deadline"];
             507: components["responses"]["NoSpace"];
         };
     };
@@ -1185,6 +1301,73 @@ export interface operations {
             429: components["responses"]["Exhausted"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
+        };
+    };
+    rollbackService: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The namespace to act in; the token's own by default. */
+                "Runtime-Namespace"?: components["parameters"]["Namespace"];
+                /**
+                 * @description Any text of the client's own. The same key with the same request within 24 hours makes nothing new and answers
+                 *     what the first one made; with another request it is refused.
+                 */
+                "Idempotency-Key"?: components["parameters"]["IdempotencyKey"];
+                /** @description `ETag`s of the service; where none is its present one, nothing is changed. */
+                "If-Match"?: components["parameters"]["IfMatch"];
+            };
+            path: {
+                /** @description The service's name. */
+                name: components["parameters"]["Name"];
+                /** @description The service's version, percent-encoded where it holds `/`. */
+                version: components["parameters"]["Version"];
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": {
+                    /** @description The revision to go back to. */
+                    revision: number;
+                };
+            };
+        };
+        responses: {
+            /** @description Only metadata changed, or (profile `dev`) the new revision runs. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Service"];
+                };
+            };
+            /** @description Accepted, and on disk. `revision` or `target.revision` is the new revision. */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Service"];
+                };
+            };
+            400: components["responses"]["InvalidArgument"];
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["PermissionDenied"];
+            404: components["responses"]["NotFound"];
+            406: components["responses"]["NotAcceptable"];
+            409: components["responses"]["Conflict"];
+            410: components["responses"]["Gone"];
+            412: components["responses"]["PreconditionFailed"];
+            413: components["responses"]["TooLarge"];
+            415: components["responses"]["UnsupportedMedia"];
+            422: components["responses"]["Unprocessable"];
+            429: components["responses"]["Exhausted"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+            504: components["responses"]["Deadline"];
+            507: components["responses"]["NoSpace"];
         };
     };
     cancelRevision: {
@@ -1478,6 +1661,7 @@ export interface operations {
             403: components["responses"]["PermissionDenied"];
             404: components["responses"]["NotFound"];
             406: components["responses"]["NotAcceptable"];
+            410: components["responses"]["Gone"];
             416: components["responses"]["Range"];
             429: components["responses"]["Exhausted"];
             500: components["responses"]["Internal"];

@@ -16,8 +16,8 @@ export interface BuildLogs {
 		query: { readonly after: number; readonly follow: boolean; readonly ended: () => Promise<boolean> },
 		call: Call,
 	): AsyncIterable<BuildLogLine>;
-	/** Removes all logs of a service. Idempotent. */
-	remove(serviceId: string): Promise<void>;
+	/** Removes a revision's log, or all logs of a service. Idempotent. */
+	remove(serviceId: string, revision?: number): Promise<void>;
 }
 
 export interface BuildLogWriter extends AsyncDisposable {

@@ -1,20 +1,12 @@
-import type { Blobs } from "../blob/blobs.ts";
-import { type Build, BuildError, type Builder, type SourceTree } from "../builders/builder.ts";
-import { AppError, isAppError, messageOf } from "../errors.ts";
+import { BuildError, type SourceTree } from "../builders/builder.ts";
+import { AppError, isAppError } from "../errors.ts";
 import { failpoint } from "../failpoint.ts";
 import type { BuildLogs, BuildLogWriter } from "./build-log.ts";
 import type { Draft } from "./draft.ts";
 import type { Editor } from "./editor.ts";
 import type { Logger } from "./logger.ts";
-import {
-	type BuildRecord,
-	buildKey,
-	type RevisionError,
-	type RevisionRecord,
-	revisionError,
-	revisionOf,
-	type ServiceRecord,
-} from "./model.ts";
+import { type Made, type Maker, StoreFailure } from "./maker.ts";
+import { type RevisionError, type RevisionRecord, revisionError, revisionOf, type ServiceRecord } from "./model.ts";
 import { Semaphore } from "./semaphore.ts";
 
 export type BuildSettings = {
@@ -22,14 +14,11 @@ export type BuildSettings = {
 	readonly parallel: number;
 	/** Milliseconds that one build may take. */
 	readonly timeoutMs: number;
-	/** What builds are made for. */
-	readonly target: { readonly os: string; readonly arch: string };
 };
 
 export type BuildDeps = {
 	readonly editor: Editor;
-	readonly blobs: Blobs;
-	readonly builders: readonly Builder[];
+	readonly maker: Maker;
 	readonly buildLogs: BuildLogs;
 	/** Opens the source of a revision; disposing the tree removes what was unpacked. */
 	readonly openSource: (namespace: string, source: string) => SourceTree;
@@ -49,6 +38,7 @@ export class Builds {
 	readonly #settings: BuildSettings;
 	readonly #slots: Semaphore;
 	readonly #tasks = new Map<string, Task>();
+	#closed = false;
 
 	constructor(deps: BuildDeps, settings: BuildSettings) {
 		this.#deps = deps;
@@ -61,17 +51,21 @@ export class Builds {
 		return this.#tasks.get(id)?.revision;
 	}
 
-	/** Begins to build a Pending revision, if no build of this service is under way. `finished` is called at its end. */
-	start(service: ServiceRecord, revision: number, finished: () => void): void {
-		if (this.#tasks.has(service.id)) return;
+	/**
+	 * Begins to build a Pending revision, if no build of this service is under way. `finished` is called at its end, with
+	 * the reason where its end could not be recorded.
+	 */
+	start(service: ServiceRecord, revision: number, finished: (failure: unknown) => void): void {
+		if (this.#closed || this.#tasks.has(service.id)) return;
 		const abort = new AbortController();
 		const done = this.#run(service, revision, abort.signal)
-			.catch((error: unknown) => {
-				this.#deps.log.error({ err: error, service: service.id, revision }, "a build could not be recorded");
-			})
-			.finally(() => {
+			.then(
+				() => undefined,
+				(error: unknown) => error,
+			)
+			.then((failure) => {
 				this.#tasks.delete(service.id);
-				finished();
+				finished(failure);
 			});
 		this.#tasks.set(service.id, { revision, abort, done });
 	}
@@ -85,6 +79,7 @@ export class Builds {
 
 	/** Ends all builds and puts them back to Pending. */
 	async shutdown(): Promise<void> {
+		this.#closed = true;
 		for (const task of this.#tasks.values()) task.abort.abort(SHUTDOWN);
 		await Promise.all([...this.#tasks.values()].map((task) => task.done));
 	}
@@ -110,7 +105,7 @@ export class Builds {
 				if (!wanted(draft, revision, "Building")) return;
 				if (outcome === "put_back") draft.move(revision, "Pending");
 				else if ("code" in outcome) draft.move(revision, "Error", outcome);
-				else draft.move(revision, "Starting", null, { build: outcome });
+				else draft.move(revision, "Starting", null, outcome);
 			});
 			failpoint("manager.build_recorded");
 		} finally {
@@ -122,72 +117,49 @@ export class Builds {
 		service: ServiceRecord,
 		revision: RevisionRecord,
 		signal: AbortSignal,
-	): Promise<BuildRecord | RevisionError | "put_back"> {
+	): Promise<Made | RevisionError | "put_back"> {
 		await using log = await this.#deps.buildLogs.open(service.id, revision.revision);
 		const limit = new AbortController();
 		const timer = setTimeout(() => limit.abort(TIMEOUT), this.#settings.timeoutMs);
 		try {
-			return await this.#build(service, revision, log, AbortSignal.any([signal, limit.signal]));
+			return await this.#make(service, revision, log, AbortSignal.any([signal, limit.signal]));
 		} catch (error) {
 			if (signal.reason === SHUTDOWN) {
 				log.append("the server is going down; this build is begun again when it is back");
 				return "put_back";
 			}
-			const failure = limit.signal.aborted
-				? revisionError("build_timeout", "build", `the build took longer than ${this.#settings.timeoutMs / 1000} s`)
-				: failureOf(error);
+			if (signal.reason === STALE) {
+				// Whoever ended it has moved the revision already.
+				log.append("this build was ended: the revision is not wanted any more");
+				return "put_back";
+			}
+			const words = `the build took longer than ${this.#settings.timeoutMs / 1000} s`;
+			const failure = limit.signal.aborted ? revisionError("build_timeout", "build", words) : failureOf(error);
 			if (failure.code === "internal")
 				this.#deps.log.error({ err: error, service: service.id, revision: revision.revision }, "a build failed");
-			log.append(failure.message);
+			// The compiler's own words are in the log already.
+			if (failure.diagnostics.length === 0) log.append(failure.message);
 			return failure;
 		} finally {
 			clearTimeout(timer);
 		}
 	}
 
-	async #build(
+	async #make(
 		service: ServiceRecord,
 		revision: RevisionRecord,
 		log: BuildLogWriter,
 		signal: AbortSignal,
-	): Promise<BuildRecord> {
-		const call = { signal };
+	): Promise<Made> {
 		await using source = this.#deps.openSource(service.namespace, revision.source);
-		const builder = await this.#choose(source, revision.entrypoint, signal);
-		const { entrypoint } = revision;
-		const options = { entrypoint, env: {}, target: this.#settings.target };
-		await using build = await builder.build(source, options, { signal, log: (line) => log.append(line) });
-		failpoint("manager.build_done");
-		try {
-			await this.#store(service, revision.revision, build, call);
-		} catch (error) {
-			if (signal.aborted) throw error;
-			throw new StoreFailure(error);
-		}
-		failpoint("manager.build_stored");
-		const { sha256, size, requires } = build;
-		return { sha256, size, requires, builder: build.builder, revision: revision.revision };
+		return await this.#deps.maker.make(service, revision, source, { signal, log: (line) => log.append(line) });
 	}
 
-	async #choose(source: SourceTree, entrypoint: string, signal: AbortSignal): Promise<Builder> {
-		for (const builder of this.#deps.builders) if (await builder.detect(source, entrypoint, { signal })) return builder;
-		const markers = this.#deps.builders.flatMap((builder) => builder.markers).join(", ");
-		throw new BuildError("source_invalid", `there is nothing to build in ${entrypoint}: it has none of ${markers}`);
-	}
-
-	async #store(service: ServiceRecord, revision: number, build: Build, call: { signal: AbortSignal }): Promise<void> {
-		const blobs = this.#deps.blobs.in(service.namespace);
-		const key = buildKey(service.id, revision);
-		// A crash between storing and recording leaves bytes that nobody refers to; this build takes their place.
-		await blobs.delete(key, call);
-		await blobs.put(key, build.body, { ...call, sha256: build.sha256 });
-	}
-}
-
-/** Row 16: the build was made but could not be kept. */
-class StoreFailure extends Error {
-	constructor(cause: unknown) {
-		super("the build could not be stored", { cause });
+	/** Makes a revision's folder again, where it is gone. Rejects as the maker does. */
+	async remake(service: ServiceRecord, revision: RevisionRecord, signal: AbortSignal): Promise<void> {
+		await using log = await this.#deps.buildLogs.open(service.id, revision.revision);
+		log.append("the folder of this revision is gone and is made again");
+		await this.#make(service, revision, log, signal);
 	}
 }
 
@@ -219,5 +191,7 @@ function failureOf(error: unknown): RevisionError {
 }
 
 function reason(error: unknown): string {
-	return isAppError(error, "no_space") ? "the server's disk is full" : messageOf(error);
+	if (isAppError(error, "no_space")) return "the server's disk is full";
+	if (isAppError(error, "unavailable")) return "the build store cannot be reached";
+	return "the server's log has the reason";
 }

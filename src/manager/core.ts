@@ -1,21 +1,31 @@
 import type { Blobs } from "../blob/blobs.ts";
 import type { Builder, SourceTree } from "../builders/builder.ts";
+import type { Launcher } from "../builders/launcher.ts";
 import type { Runtime } from "../runtimes/runtime.ts";
+import type { Directories } from "../sources/directories.ts";
 import type { BuildLogs } from "./build-log.ts";
+import { BuildMaker } from "./build-maker.ts";
 import { Builds } from "./builds.ts";
 import { Bulletin } from "./bulletin.ts";
-import { Driver } from "./driver.ts";
+import { Collector, type CollectorSettings } from "./collector.ts";
+import { DEFAULT_RETRY, Driver, type RetryTimes } from "./driver.ts";
 import { Editor } from "./editor.ts";
+import { FolderMaker } from "./folder-maker.ts";
 import { Follow } from "./follow.ts";
 import type { Logger } from "./logger.ts";
-import { Manager } from "./manager.ts";
+import { type Changes, Manager } from "./manager.ts";
 import type { ServiceStore } from "./store.ts";
+import { Synchronous } from "./synchronous.ts";
+import { TrustDomain } from "./trust-domain.ts";
 
 /** Everything that the manager stands on. */
 export type Ports = {
 	readonly store: ServiceStore;
 	readonly blobs: Blobs;
-	readonly builders: readonly Builder[];
+	/** The asynchronous flow has builders; the synchronous one launchers, and a place for their folders. */
+	readonly flow:
+		| { readonly builders: readonly Builder[] }
+		| { readonly launchers: readonly Launcher[]; readonly directories: Directories };
 	readonly runtime: Runtime;
 	readonly buildLogs: BuildLogs;
 	/** Opens the source of a revision; disposing the tree removes what was unpacked. */
@@ -26,28 +36,51 @@ export type Ports = {
 	readonly newId: () => string;
 };
 
-export type CoreSettings = {
+export type CoreSettings = CollectorSettings & {
 	/** Builds at the same time. */
 	readonly parallelBuilds: number;
 	/** Milliseconds that one build may take. */
 	readonly buildTimeoutMs: number;
+	/** Milliseconds until the verdict of a synchronous change. */
+	readonly synchronousTimeoutMs: number;
+	/** Milliseconds before what failed is tried again: at first, and at most; it doubles in between. */
+	readonly retryMs?: RetryTimes;
 };
 
 /** The manager and what works for it, put together from ports: the same in the server and in tests. */
-export type Core = { readonly manager: Manager; readonly driver: Driver; readonly follow: Follow };
+export type Core = {
+	readonly manager: Manager;
+	/** How changes are made: as the manager does, or answered when they are settled. */
+	readonly changes: Changes;
+	readonly driver: Driver;
+	readonly follow: Follow;
+	readonly collector: Collector;
+};
 
 export function createCore(ports: Ports, settings: CoreSettings): Core {
-	const { store, blobs, runtime, buildLogs, log, now, newId } = ports;
+	const { store, blobs, runtime, buildLogs, log, now, newId, flow } = ports;
+	const directories = "directories" in flow ? flow.directories : null;
+	const maker =
+		"builders" in flow
+			? new BuildMaker(flow.builders, blobs, runtime.target)
+			: new FolderMaker(flow.launchers, flow.directories, runtime.target);
 	const bulletin = new Bulletin();
 	const editor = new Editor(store, bulletin, now);
 	const builds = new Builds(
-		{ ...ports, editor },
-		{ parallel: settings.parallelBuilds, timeoutMs: settings.buildTimeoutMs, target: runtime.target },
+		{ ...ports, editor, maker },
+		{ parallel: settings.parallelBuilds, timeoutMs: settings.buildTimeoutMs },
 	);
-	const driver = new Driver({ store, editor, builds, blobs, runtime, buildLogs, log, now });
+	const driver = new Driver({
+		...{ store, editor, builds, blobs, directories, runtime, buildLogs, log, now },
+		retryMs: settings.retryMs ?? DEFAULT_RETRY,
+	});
+	const trust = new TrustDomain(store, runtime.trust);
+	const manager = new Manager({ store, editor, driver, blobs, newId, trust });
+	const timeoutMs = settings.synchronousTimeoutMs;
 	return {
-		driver,
-		manager: new Manager({ store, editor, driver, blobs, newId }),
+		...{ driver, manager },
+		changes: directories === null ? manager : new Synchronous({ manager, store, bulletin, timeoutMs }),
+		collector: new Collector({ store, editor, blobs, directories, buildLogs, now }, settings),
 		follow: new Follow({ store, bulletin, runtime, buildLogs }),
 	};
 }

@@ -14,6 +14,7 @@ export class Draft {
 	readonly #changed = new Map<number, RevisionRecord>();
 	readonly #events: ServiceEvent[] = [];
 	#requireSource: string | undefined;
+	#remember: Commit["remember"];
 	#touched = false;
 
 	private constructor(service: ServiceRecord, expected: number | null, now: string) {
@@ -59,7 +60,7 @@ export class Draft {
 		return this.#touched;
 	}
 
-	set(change: Partial<Pick<ServiceRecord, "desired" | "live" | "url" | "metadata">>): this {
+	set(change: Partial<Pick<ServiceRecord, "desired" | "live" | "url" | "metadata" | "hidden">>): this {
 		this.#service = { ...this.#service, ...change };
 		this.#touched = true;
 		return this;
@@ -71,6 +72,18 @@ export class Draft {
 		return this;
 	}
 
+	/** Remembers under an idempotency key what this commit makes. */
+	remember(once: Commit["remember"]): this {
+		this.#remember = once;
+		return this;
+	}
+
+	/** Changes the record of a revision, at hand or not, without a move. */
+	amend(record: RevisionRecord): this {
+		this.#put(record);
+		return this;
+	}
+
 	/** Adds the next revision as Pending; answers its number. */
 	add(wish: Wish, build: RevisionRecord["build"]): number {
 		const revision = this.#service.newest + 1;
@@ -79,7 +92,9 @@ export class Draft {
 			revision,
 			status: "Pending",
 			generation: 1,
+			lastGeneration: 1,
 			build,
+			launch: null,
 			error: null,
 			createdAt: this.#now,
 			updatedAt: this.#now,
@@ -95,7 +110,7 @@ export class Draft {
 		revision: number,
 		to: Status,
 		error: RevisionError | null = null,
-		change: Partial<Pick<RevisionRecord, "build" | "generation">> = {},
+		change: Partial<Pick<RevisionRecord, "build" | "launch" | "generation" | "lastGeneration">> = {},
 	): this {
 		const record = revisionOf(this.#service, revision);
 		if (record === undefined) throw new AppError("internal", `revision ${revision} is not at hand`);
@@ -124,6 +139,7 @@ export class Draft {
 			revisions: [...this.#changed.values()],
 			events: this.#events,
 			...(this.#requireSource === undefined ? {} : { requireSource: this.#requireSource }),
+			...(this.#remember === undefined ? {} : { remember: this.#remember }),
 		};
 	}
 

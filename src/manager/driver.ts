@@ -1,14 +1,17 @@
 import type { Blobs } from "../blob/blobs.ts";
-import { isAppError, messageOf } from "../errors.ts";
+import { isAppError } from "../errors.ts";
 import { failpoint } from "../failpoint.ts";
-import type { Observed, Runtime, ServiceSpec } from "../runtimes/runtime.ts";
+import type { Observed, Runtime } from "../runtimes/runtime.ts";
+import type { Directories } from "../sources/directories.ts";
 import type { BuildLogs } from "./build-log.ts";
 import type { Builds } from "./builds.ts";
 import type { Editor } from "./editor.ts";
 import type { Logger } from "./logger.ts";
-import { buildKey, type RevisionRecord, revisionError, revisionOf, type ServiceRecord } from "./model.ts";
-import { isWatched, reconcile, unwanted } from "./reconcile.ts";
+import { type RevisionRecord, revisionError, revisionOf, type ServiceRecord } from "./model.ts";
+import { failStart, isWatched, reconcile, servesUnwanted, unwanted } from "./reconcile.ts";
+import { discard } from "./rules.ts";
 import { Semaphore } from "./semaphore.ts";
+import { specOf } from "./spec.ts";
 import type { ServiceStore } from "./store.ts";
 
 export type DriverDeps = {
@@ -16,17 +19,23 @@ export type DriverDeps = {
 	readonly editor: Editor;
 	readonly builds: Builds;
 	readonly blobs: Blobs;
+	/** Of the synchronous flow. */
+	readonly directories: Directories | null;
 	readonly runtime: Runtime;
 	readonly buildLogs: BuildLogs;
 	readonly log: Logger;
 	readonly now: () => Date;
+	readonly retryMs: RetryTimes;
 };
+
+/** Milliseconds before what failed is tried again. It doubles from `first` to `most`. */
+export type RetryTimes = { readonly first: number; readonly most: number };
+export const DEFAULT_RETRY: RetryTimes = { first: 100, most: 10_000 };
 
 /** Services looked after at the same time; the rest wait for their turn. */
 const PARALLEL_STEPS = 16;
 /** Looked at again even if nobody reported a change. */
 const POLL_MS = 30_000;
-const RETRY_MS = { first: 100, most: 10_000 };
 /** A revision that the runtime gives no verdict on ends after three of its own health timeouts and this. */
 const START_SLACK_MS = 180_000;
 
@@ -52,6 +61,8 @@ export class Driver {
 	async start(): Promise<void> {
 		failpoint("manager.recover");
 		for await (const service of this.#deps.store.all()) {
+			// Whoever was creating it has had no answer.
+			if (service.hidden === true) await this.#deps.editor.edit(service.id, discard);
 			if (service.revisions.some((revision) => revision.status === "Building")) await this.#putBack(service);
 			this.wake(service.id);
 		}
@@ -92,8 +103,9 @@ export class Driver {
 			next = await this.#guarded(id);
 		} while (this.#running.get(id) === true && !this.#stop.signal.aborted);
 		this.#running.delete(id);
-		if (next === undefined || this.#stop.signal.aborted) return;
-		this.#timers.set(id, setTimeout(() => this.wake(id), next).unref());
+		// A timer that was set meanwhile is for a build, and is the earlier one.
+		if (next === undefined || this.#timers.has(id)) return;
+		this.#wakeLater(id, next);
 	}
 
 	/** One step; its errors mean another try later. Answers after how many milliseconds to look again. */
@@ -102,18 +114,29 @@ export class Driver {
 		let release: (() => void) | undefined;
 		try {
 			release = await this.#slots.acquire(signal);
-			const next = await this.#step(id, signal);
-			this.#failures.delete(id);
-			return next;
+			return await this.#step(id, signal);
 		} catch (error) {
 			if (signal.aborted) return undefined;
-			const failures = this.#failures.get(id) ?? 0;
-			this.#failures.set(id, failures + 1);
-			this.#deps.log.warn({ err: error, service: id }, "a step failed and is tried again");
-			return Math.min(RETRY_MS.most, RETRY_MS.first * 2 ** failures);
+			return this.#failed(id, error);
 		} finally {
 			release?.();
 		}
+	}
+
+	/** Answers after how many milliseconds to try again. */
+	#failed(id: string, error: unknown): number {
+		const { log, retryMs } = this.#deps;
+		const failures = this.#failures.get(id) ?? 0;
+		this.#failures.set(id, failures + 1);
+		log.warn({ err: error, service: id }, "a step failed and is tried again");
+		return Math.min(retryMs.most, retryMs.first * 2 ** failures);
+	}
+
+	/** Another step after a while, unless one comes earlier. */
+	#wakeLater(id: string, ms: number): void {
+		if (this.#stop.signal.aborted) return;
+		clearTimeout(this.#timers.get(id));
+		this.#timers.set(id, setTimeout(() => this.wake(id), ms).unref());
 	}
 
 	async #step(id: string, signal: AbortSignal): Promise<number | undefined> {
@@ -123,24 +146,31 @@ export class Driver {
 		const building = builds.building(id);
 		if (building !== undefined && !mayBuild(service, building)) await builds.stop(id);
 		if (service.desired === "removed") return this.#remove(service, signal);
+		// Its end could not be recorded. Builds begin nowhere but in a step, so that nobody else is at it.
+		if (builds.building(id) === undefined && service.revisions.some(({ status }) => status === "Building")) {
+			await this.#putBack(service);
+			this.wake(id);
+			return undefined;
+		}
 
 		const newest = revisionOf(service, service.newest);
 		if (service.desired === "running" && newest?.status === "Pending") {
 			if (newest.build !== null) await this.#skipBuild(service);
-			else builds.start(service, newest.revision, () => this.wake(id));
+			else builds.start(service, newest.revision, (failure) => this.#buildEnded(id, failure));
 		}
 
 		const observed = await this.#observe(service, signal);
-		if (observed === undefined) return RETRY_MS.first * 10;
+		if (observed === undefined) return this.#deps.retryMs.first * 10;
 		if (service.desired === "stopped" && service.revisions.some((revision) => revision.status === "Stopping"))
 			await runtime.stop(service, { signal });
+		else if (servesUnwanted(service, observed)) await runtime.stop(service, { signal });
 		for (const revision of unwanted(service, observed)) await runtime.abandon(service, revision, { signal });
 
 		const current = (await store.getById(id)) ?? service;
 		const due = wantsApply(current, observed);
 		if (due !== undefined) {
 			failpoint("manager.before_apply");
-			if (!(await this.#apply(current, due, signal))) return RETRY_MS.first * 10;
+			if (!(await this.#apply(current, due, signal))) return this.#deps.retryMs.first * 10;
 			failpoint("manager.after_apply");
 		}
 		const after = await runtime.observe(service, { signal });
@@ -151,6 +181,7 @@ export class Driver {
 			);
 			if (draft.touched) failpoint("manager.before_verdict");
 		});
+		if (builds.building(id) === undefined) this.#failures.delete(id);
 		if (done !== undefined && done.stamp !== current.stamp) {
 			failpoint("manager.after_verdict");
 			this.wake(id);
@@ -201,50 +232,27 @@ export class Driver {
 
 	/** True when the runtime has taken the wish; false when it cannot be reached; Error when it will never take it. */
 	async #apply(service: ServiceRecord, revision: RevisionRecord, signal: AbortSignal): Promise<boolean> {
-		const spec = this.#spec(service, revision);
+		const spec = specOf(service, revision, this.#deps);
 		if (spec === undefined) return true;
 		try {
+			if (spec.program.kind === "directory" && !(await this.#deps.directories?.exists(service.id, revision.revision)))
+				await this.#deps.builds.remake(service, revision, signal);
 			await this.#deps.runtime.apply(spec, { signal });
 			return true;
 		} catch (error) {
 			if (signal.aborted) throw error;
 			if (isAppError(error, "unavailable")) return false;
 			this.#deps.log.error({ err: error, service: service.id, revision: revision.revision }, "a start failed");
+			const words = isAppError(error) ? error.message : "it could not be started; the server's log says why";
+			const failure = revisionError("internal", "start", words, { retryable: true });
+			const observed = await this.#deps.runtime.observe(service, { signal });
 			await this.#deps.editor.edit(service.id, (draft) => {
 				const record = revisionOf(draft.service, revision.revision);
-				if (record !== undefined && isWatched(record) && record.status !== "Error")
-					draft.move(
-						record.revision,
-						"Error",
-						revisionError("internal", "start", messageOf(error), { retryable: true }),
-					);
+				if (record?.generation === revision.generation && isWatched(record) && record.status !== "Error")
+					failStart(draft, record, failure, observed);
 			});
 			return true;
 		}
-	}
-
-	#spec(service: ServiceRecord, revision: RevisionRecord): ServiceSpec | undefined {
-		const { build } = revision;
-		if (build === null) return undefined;
-		const { id, namespace, name, version } = service;
-		const blobs = this.#deps.blobs.in(namespace);
-		return {
-			...{ id, namespace, name, version },
-			revision: revision.revision,
-			generation: revision.generation,
-			program: {
-				kind: "build",
-				sha256: build.sha256,
-				size: build.size,
-				open: (call) => blobs.get(buildKey(id, build.revision), call),
-			},
-			requires: build.requires,
-			args: revision.args,
-			env: revision.env,
-			health: revision.health,
-			restart: revision.restart,
-			instances: revision.instances,
-		};
 	}
 
 	/** The end of a service: its build, its processes, its bytes and at last its record. */
@@ -255,13 +263,21 @@ export class Driver {
 		failpoint("manager.runtime_removed");
 		const stored = blobs.in(service.namespace);
 		for await (const key of stored.list(`build/${service.id}/`, { signal })) await stored.delete(key, { signal });
+		await this.#deps.directories?.remove(service.id);
 		await buildLogs.remove(service.id);
 		failpoint("manager.bytes_removed");
 		const current = await store.getById(service.id);
 		if (current !== undefined) await store.remove(current);
 		failpoint("manager.record_removed");
+		this.#failures.delete(service.id);
 		this.#deps.editor.announce(service.id);
 		this.#deps.log.info({ service: service.id, name: service.name, version: service.version }, "service removed");
+	}
+
+	/** `failure`: its end could not be recorded; the next step puts it back, after a while. */
+	#buildEnded(id: string, failure: unknown): void {
+		if (failure === undefined) this.wake(id);
+		else this.#wakeLater(id, this.#failed(id, failure));
 	}
 
 	async #putBack(service: ServiceRecord): Promise<void> {
@@ -279,26 +295,53 @@ export class Driver {
 			} catch (error) {
 				if (signal.aborted) return;
 				this.#deps.log.warn({ err: error }, "the runtime's changes broke off and are followed again");
-				await new Promise((resolve) => {
-					const timer = setTimeout(resolve, RETRY_MS.first * 10);
-					signal.addEventListener("abort", () => [clearTimeout(timer), resolve(undefined)], { once: true });
-				});
+				await this.#pause();
+				// What changed meanwhile, nobody said.
+				this.#track(this.#wakeAll());
 			}
+		}
+	}
+
+	async #wakeAll(): Promise<void> {
+		try {
+			for await (const { id } of this.#deps.store.all()) this.wake(id);
+		} catch (error) {
+			this.#deps.log.warn({ err: error }, "services could not be looked at; the next look is by the clock");
 		}
 	}
 
 	/** What the runtime runs without a record (a record is always there first) is nobody's. */
 	async #removeStrangers(): Promise<void> {
 		const { signal } = this.#stop;
-		try {
-			for await (const service of this.#deps.runtime.list({ signal })) {
-				if ((await this.#deps.store.getById(service.id)) !== undefined) continue;
-				this.#deps.log.warn({ service: service.id, name: service.name }, "removing what runs without a record");
-				await this.#deps.runtime.remove(service, { signal });
+		while (!signal.aborted) {
+			try {
+				for await (const service of this.#deps.runtime.list({ signal })) {
+					if ((await this.#deps.store.getById(service.id)) !== undefined) continue;
+					this.#deps.log.warn({ service: service.id, name: service.name }, "removing what runs without a record");
+					await this.#deps.runtime.remove(service, { signal });
+				}
+				return;
+			} catch (error) {
+				if (signal.aborted) return;
+				this.#deps.log.warn({ err: error }, "what runs without a record could not be looked for; trying again");
+				await this.#pause();
 			}
-		} catch (error) {
-			if (!signal.aborted) this.#deps.log.warn({ err: error }, "what runs without a record could not be looked for");
 		}
+	}
+
+	/** Waits a while, or until the end. */
+	#pause(): Promise<void> {
+		const { signal } = this.#stop;
+		return new Promise((resolve) => {
+			const finish = () => {
+				clearTimeout(timer);
+				signal.removeEventListener("abort", finish);
+				resolve();
+			};
+			const timer = setTimeout(finish, this.#deps.retryMs.first * 10);
+			signal.addEventListener("abort", finish, { once: true });
+			if (signal.aborted) finish();
+		});
 	}
 }
 

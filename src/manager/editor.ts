@@ -52,6 +52,8 @@ export class Editor {
 			await this.#store.commit(commit);
 		} catch (error) {
 			if (isAppError(error, "conflict")) return undefined;
+			// It may have been made all the same; who follows looks at the store.
+			this.#bulletin.publish(commit.service.id);
 			throw error;
 		}
 		this.#bulletin.publish(commit.service.id);

@@ -49,8 +49,9 @@ export class FileBuildLogs implements BuildLogs {
 		}
 	}
 
-	async remove(serviceId: string): Promise<void> {
-		await rm(path.join(this.#folder, serviceId), { recursive: true, force: true });
+	async remove(serviceId: string, revision?: number): Promise<void> {
+		const place = revision === undefined ? path.join(this.#folder, serviceId) : this.#file(serviceId, revision);
+		await rm(place, { recursive: true, force: true });
 	}
 
 	#file(serviceId: string, revision: number): string {

@@ -1,5 +1,5 @@
 import type { Call } from "../blob/store.ts";
-import { AppError } from "../errors.ts";
+import { AppError, isAppError } from "../errors.ts";
 import type { LogItem, LogQuery, Runtime } from "../runtimes/runtime.ts";
 import type { BuildLogLine, BuildLogs } from "./build-log.ts";
 import type { Bulletin } from "./bulletin.ts";
@@ -54,14 +54,14 @@ export class Follow {
 	async *logs(service: ServiceRecord, query: LogQuery, call: Call): AsyncIterable<LogItem | End> {
 		const gone = new AbortController();
 		const watch = query.follow ? this.#untilGone(service.id, AbortSignal.any([call.signal, gone.signal])) : undefined;
-		void watch?.then(() => gone.abort());
+		const ended = watch?.finally(() => gone.abort());
 		try {
 			const signal = AbortSignal.any([call.signal, gone.signal]);
-			for await (const item of this.#deps.runtime.logs(service, query, { signal })) yield item;
+			yield* quietly(this.#deps.runtime.logs(service, query, { signal }), signal);
 			if (query.follow && !call.signal.aborted) yield { end: "deleted" };
 		} finally {
 			gone.abort();
-			await watch;
+			await ended;
 		}
 	}
 
@@ -111,5 +111,14 @@ export class Follow {
 			if ((await this.#deps.store.getById(id)) === undefined) return;
 			await news.next(signal, LOOK_MS);
 		}
+	}
+}
+
+/** What comes until the signal is aborted; that a runtime rejects then is its right and no fault. */
+async function* quietly<T>(items: AsyncIterable<T>, signal: AbortSignal): AsyncGenerator<T, void, undefined> {
+	try {
+		yield* items;
+	} catch (error) {
+		if (!(signal.aborted && isAppError(error, "cancelled"))) throw error;
 	}
 }

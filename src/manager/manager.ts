@@ -8,7 +8,6 @@ import type { Editor } from "./editor.ts";
 import {
 	type BuildRecord,
 	buildKey,
-	type Phase,
 	type RevisionRecord,
 	revisionError,
 	revisionOf,
@@ -19,8 +18,19 @@ import {
 	sourceKey,
 } from "./model.ts";
 import { isWatched } from "./reconcile.ts";
+import {
+	discard,
+	exists,
+	halt,
+	missing,
+	onItsWay,
+	phaseOf,
+	refuseRemoved,
+	refuseWhileStopping,
+	supersede,
+} from "./rules.ts";
 import type { ServiceFilter, ServiceStore } from "./store.ts";
-import { isOnItsWay } from "./transitions.ts";
+import type { TrustDomain } from "./trust-domain.ts";
 import { type CreateRequest, changedWish, changesRevision, merged, newWish, type UpdateRequest } from "./wish.ts";
 
 export type ManagerDeps = {
@@ -28,8 +38,36 @@ export type ManagerDeps = {
 	readonly editor: Editor;
 	readonly driver: Driver;
 	readonly blobs: Blobs;
+	readonly trust: TrustDomain;
 	/** A new unique id, of letters, digits and `-`. */
 	readonly newId: () => string;
+};
+
+/** How a change may be made. */
+export type ChangeOptions = {
+	/** Throws where the service is not in the state that the caller knows. */
+	readonly guard?: (service: ServiceRecord) => void;
+	/** The same key with the same hash, within a day, makes nothing new: it answers what the first one made. */
+	readonly once?: { readonly key: string; readonly hash: string };
+	/** For a create: nobody sees the service before it is revealed. */
+	readonly hidden?: boolean;
+};
+
+/** The changes that make revisions: as they are made here, or answered when they are settled (see synchronous.ts). */
+export interface Changes {
+	create(namespace: string, request: CreateRequest, options: ChangeOptions, call: Call): Promise<Changed>;
+	put(name: ServiceName, request: UpdateRequest, options: ChangeOptions, call: Call): Promise<Changed>;
+	update(name: ServiceName, request: UpdateRequest, options: ChangeOptions, call: Call): Promise<Changed>;
+	rollback(name: ServiceName, revision: number, options: ChangeOptions, call: Call): Promise<Changed>;
+}
+
+/** A service after a change. `revised`: it has a new revision. `replayed`: the change had been made before. */
+export type Changed = {
+	readonly service: ServiceRecord;
+	readonly revised: boolean;
+	readonly replayed: boolean;
+	/** The new revision runs already, or has ended well. */
+	readonly settled?: boolean;
 };
 
 export type Page = { readonly services: readonly ServiceRecord[]; readonly next: ServiceName | null };
@@ -39,7 +77,7 @@ export type Page = { readonly services: readonly ServiceRecord[]; readonly next:
  * it so. Rejects with AppError: `not_found` (no such service or source in this namespace), `conflict` (the state does not
  * allow it), `invalid_argument` (names the field), and what the store rejects with.
  */
-export class Manager {
+export class Manager implements Changes {
 	readonly #deps: ManagerDeps;
 
 	constructor(deps: ManagerDeps) {
@@ -64,9 +102,12 @@ export class Manager {
 		return record;
 	}
 
-	async create(namespace: string, request: CreateRequest): Promise<ServiceRecord> {
+	async create(namespace: string, request: CreateRequest, options: ChangeOptions = {}): Promise<Changed> {
+		const { once, hidden = false } = options;
 		const { name, version = "latest" } = request;
 		const wish = newWish(request);
+		const before = await this.#recalled(namespace, once);
+		if (before !== undefined) return before;
 		const existing = await this.#deps.store.get({ namespace, name, version });
 		if (existing !== undefined) throw exists(existing);
 		const metadata = request.metadata ?? {};
@@ -76,65 +117,127 @@ export class Manager {
 		);
 		draft.add(wish, null);
 		draft.require(sourceId(wish.source));
+		// What failed synchronously may be tried again with the same key.
+		if (hidden) draft.set({ hidden });
+		else draft.remember(once);
 		failpoint("manager.before_pending");
-		const service = await this.#deps.editor.commit(draft);
+		const service = await this.#deps.trust
+			.admit(namespace, () => this.#deps.editor.commit(draft))
+			// A commit that failed may have been made all the same.
+			.finally(() => this.#deps.driver.wake(draft.service.id));
 		failpoint("manager.after_pending");
-		if (service === undefined) throw exists({ name, version });
-		this.#deps.driver.wake(service.id);
-		return service;
+		if (service === undefined) {
+			// Somebody was faster; it may have been this very request, sent twice.
+			const twin = await this.#recalled(namespace, once);
+			if (twin !== undefined) return twin;
+			throw exists({ name, version });
+		}
+		return { service, revised: true, replayed: false };
 	}
 
 	/** Creates the service, or changes it where it exists. */
-	async put(name: ServiceName, request: UpdateRequest): Promise<{ service: ServiceRecord; revised: boolean }> {
+	async put(name: ServiceName, request: UpdateRequest, options: ChangeOptions = {}): Promise<Changed> {
+		const before = await this.#recalled(name.namespace, options.once);
+		if (before !== undefined) return before;
 		const existing = await this.#deps.store.get(name);
-		if (existing !== undefined) return this.update(name, request);
+		if (existing !== undefined) return this.update(name, request, options);
+		return this.create(name.namespace, this.createRequest(name, request, options), options);
+	}
+
+	/** What a PUT of a service that does not exist creates. */
+	createRequest(name: ServiceName, request: UpdateRequest, options: ChangeOptions): CreateRequest {
 		const { source, env, metadata, ...rest } = request;
 		if (source === undefined)
 			throw new AppError("invalid_argument", "a service that does not exist yet needs a source", {
 				field: "source",
 				hint: "Upload one with POST /sources, and send the key of its answer.",
 			});
-		const service = await this.create(name.namespace, {
+		if (options.guard !== undefined)
+			throw new AppError("precondition_failed", `there is no ${name.name}:${name.version} to match`, {
+				field: "If-Match",
+			});
+		return {
 			...rest,
 			...{ name: name.name, version: name.version, source },
 			...{ env: merged({}, env), metadata: merged({}, metadata) },
-		});
-		return { service, revised: true };
+		};
 	}
 
-	/** Applies a merge patch; `revised` says whether it made a revision. */
-	async update(name: ServiceName, request: UpdateRequest): Promise<{ service: ServiceRecord; revised: boolean }> {
+	/** Applies a merge patch. */
+	async update(name: ServiceName, request: UpdateRequest, options: ChangeOptions = {}): Promise<Changed> {
 		const revised = changesRevision(request);
-		const service = await this.#change(name, async (draft) => {
+		return this.#revise(name, options, revised, async (draft) => {
 			const { service } = draft;
-			refuseWhileStopping(service);
 			if (request.metadata !== undefined) draft.set({ metadata: merged(service.metadata, request.metadata) });
 			if (!revised) return;
 			const basis = await this.#basis(service);
 			const wish = changedWish(basis, request);
 			const rebuilt = request.source !== undefined || wish.entrypoint !== basis.entrypoint || basis.build === null;
-			const newest = revisionOf(service, service.newest);
-			if (newest !== undefined && isOnItsWay(newest.status) && newest.revision !== service.live)
-				draft.move(newest.revision, "Error", superseded(newest, service.newest + 1));
+			supersede(draft);
 			draft.add(wish, rebuilt ? null : basis.build);
-			draft.set({ desired: "running" });
 			if (rebuilt) draft.require(sourceId(wish.source));
-			failpoint("manager.before_update");
 		});
-		failpoint("manager.after_update");
-		return { service, revised };
+	}
+
+	/** A new revision with an old one's build, arguments and environment; nothing is built. Rejects with `gone` where the build is no longer kept. */
+	async rollback(name: ServiceName, revision: number, options: ChangeOptions = {}): Promise<Changed> {
+		return this.#revise(name, options, true, async (draft) => {
+			const { source, entrypoint, args, env, health, restart, instances, build, launch } = await this.#revision(
+				draft.service,
+				revision,
+			);
+			if (build === null && launch === null)
+				throw new AppError("conflict", `revision ${revision} was never built`, {
+					field: "revision",
+					hint: "GET …/revisions shows which ones have a build.",
+				});
+			if (build?.collected === true)
+				throw new AppError("gone", `the build of revision ${revision} is no longer kept`, {
+					field: "revision",
+					hint: "Update the service with that revision's source instead.",
+				});
+			supersede(draft);
+			draft.add({ source, entrypoint, args, env, health, restart, instances }, build);
+			if (build === null) draft.require(sourceId(source));
+		});
 	}
 
 	/** Wants a service gone. Idempotent while it is being removed. */
-	async remove(name: ServiceName): Promise<ServiceRecord> {
+	async remove(name: ServiceName, { guard }: ChangeOptions = {}): Promise<ServiceRecord> {
 		const service = await this.#change(name, (draft) => {
-			if (draft.service.desired === "removed") return;
-			halt(draft);
-			draft.set({ desired: "removed" });
+			guard?.(draft.service);
+			discard(draft);
 			failpoint("manager.before_delete");
 		});
 		failpoint("manager.after_delete");
 		return service;
+	}
+
+	/** Shows a service that was created hidden, and remembers under which key. */
+	async reveal(id: string, once: ChangeOptions["once"]): Promise<ServiceRecord> {
+		const service = await this.#deps.editor.edit(id, (draft) => {
+			draft.set({ hidden: false }).remember(once);
+			failpoint("manager.before_reveal");
+		});
+		failpoint("manager.after_reveal");
+		if (service === undefined) throw new AppError("conflict", "the service was removed meanwhile");
+		return service;
+	}
+
+	/** Removes a service that was created hidden and came to nothing. */
+	async discard(id: string): Promise<void> {
+		await this.#deps.editor.edit(id, discard);
+		this.#deps.driver.wake(id);
+	}
+
+	/** Cancels a revision for whom nobody waits any more, if it is still on its way. */
+	async abandon(id: string, revision: number): Promise<void> {
+		await this.#deps.editor.edit(id, (draft) => {
+			const pending = onItsWay(draft.service);
+			if (pending?.revision === revision)
+				draft.move(revision, "Error", revisionError("cancelled", phaseOf(pending), "whoever asked for it went away"));
+		});
+		this.#deps.driver.wake(id);
 	}
 
 	/** Stops a service and keeps everything; what is on its way is cancelled. Idempotent. */
@@ -160,9 +263,8 @@ export class Manager {
 	/** Cancels the revision that is on its way. Rejects with `conflict` where there is none, or another than was named. */
 	async cancel(name: ServiceName, revision?: number): Promise<ServiceRecord> {
 		return this.#change(name, (draft) => {
-			const newest = revisionOf(draft.service, draft.service.newest);
-			const pending = newest !== undefined && isOnItsWay(newest.status) && newest.revision !== draft.service.live;
-			if (!pending || (revision !== undefined && revision !== newest.revision))
+			const newest = onItsWay(draft.service);
+			if (newest === undefined || (revision !== undefined && revision !== newest.revision))
 				throw new AppError("conflict", `revision ${revision ?? draft.service.newest} is not on its way`, {
 					hint: "Read the service to see what it is doing.",
 				});
@@ -173,7 +275,7 @@ export class Manager {
 	/** Rejects with `not_found`. */
 	async get(name: ServiceName): Promise<ServiceRecord> {
 		const service = await this.#deps.store.get(name);
-		if (service === undefined) throw missing(name);
+		if (service === undefined || service.hidden === true) throw missing(name);
 		return service;
 	}
 
@@ -186,7 +288,7 @@ export class Manager {
 	): Promise<Page> {
 		const services: ServiceRecord[] = [];
 		for await (const service of this.#deps.store.list(namespace, filter, after)) {
-			if (!filter.matches(service)) continue;
+			if (service.hidden === true || !filter.matches(service)) continue;
 			if (services.length === limit) return { services, next: services.at(-1) ?? null };
 			services.push(service);
 		}
@@ -220,6 +322,8 @@ export class Manager {
 		const record = await this.#revision(service, wanted);
 		if (record.build === null)
 			throw new AppError("not_found", `revision ${wanted} of ${name.name}:${name.version} has no build`);
+		if (record.build.collected === true)
+			throw new AppError("gone", `the build of revision ${wanted} of ${name.name}:${name.version} is no longer kept`);
 		const key = buildKey(service.id, record.build.revision);
 		const blobs = this.#deps.blobs.in(name.namespace);
 		return { ...record.build, open: (call) => blobs.get(key, call) };
@@ -232,31 +336,80 @@ export class Manager {
 
 	async #change(name: ServiceName, decide: (draft: Draft) => void | Promise<void>): Promise<ServiceRecord> {
 		const found = await this.get(name);
-		const service = await this.#deps.editor.edit(found.id, decide);
-		if (service === undefined) throw missing(name);
-		this.#deps.driver.wake(service.id);
-		return service;
+		try {
+			const service = await this.#deps.editor.edit(found.id, decide);
+			if (service === undefined) throw missing(name);
+			return service;
+		} finally {
+			// A commit that failed may have been made all the same.
+			this.#deps.driver.wake(found.id);
+		}
+	}
+
+	/** A change that may make a revision, which then is what the service should run. */
+	async #revise(
+		name: ServiceName,
+		{ guard, once }: ChangeOptions,
+		revised: boolean,
+		decide: (draft: Draft) => Promise<void>,
+	): Promise<Changed> {
+		const before = await this.#recalled(name.namespace, once);
+		if (before !== undefined) return before;
+		let twin: Changed | undefined;
+		const service = await this.#change(name, async (draft) => {
+			// Asked again for each attempt: the one that was faster may have been this very request.
+			twin = await this.#recalled(name.namespace, once);
+			if (twin !== undefined) return;
+			refuseWhileStopping(draft.service);
+			guard?.(draft.service);
+			await decide(draft);
+			if (revised) draft.set({ desired: "running" });
+			draft.remember(once);
+			failpoint("manager.before_update");
+		});
+		failpoint("manager.after_update");
+		return twin ?? { service, revised, replayed: false };
+	}
+
+	/** What was made under this key before. Rejects with `key_reused` where it was another request. */
+	async #recalled(namespace: string, once: ChangeOptions["once"]): Promise<Changed | undefined> {
+		if (once === undefined) return undefined;
+		const done = await this.#deps.store.recall(namespace, once.key);
+		if (done === undefined) return undefined;
+		if (done.hash !== once.hash)
+			throw new AppError("key_reused", "this Idempotency-Key was used for another request", {
+				field: "Idempotency-Key",
+				hint: "Use a new key for each new request.",
+			});
+		const service = await this.#deps.store.getById(done.serviceId);
+		if (service === undefined)
+			throw new AppError("gone", "what was made with this Idempotency-Key has been removed since", {
+				field: "Idempotency-Key",
+				hint: "Use a new key to create it again.",
+			});
+		return { service, revised: true, replayed: true };
 	}
 
 	async #begin(draft: Draft, anew: boolean): Promise<void> {
 		const { service } = draft;
 		refuseWhileStopping(service);
-		const newest = revisionOf(service, service.newest);
-		if (newest !== undefined && isOnItsWay(newest.status) && newest.revision !== service.live) {
+		const pending = onItsWay(service);
+		if (pending !== undefined) {
 			if (!anew) return;
-			throw new AppError("conflict", `revision ${newest.revision} is on its way`, {
+			throw new AppError("conflict", `revision ${pending.revision} is on its way`, {
 				hint: "Wait for it, or cancel it first.",
 			});
 		}
-		const record = service.live === null ? newest : revisionOf(service, service.live);
-		if (record === undefined || record.build === null)
+		const record = revisionOf(service, service.live ?? service.newest);
+		if (record === undefined || (record.build === null && record.launch === null))
 			throw new AppError("conflict", `${service.name}:${service.version} has no build that could be started`, {
 				hint: "Update it with a source that builds.",
 			});
 		const runs = isWatched(record) && record.status !== "Error";
 		draft.set({ desired: "running" });
 		if (runs && !anew) return;
-		draft.move(record.revision, "Starting", null, { generation: record.generation + 1 });
+		const generation = record.lastGeneration + 1;
+		draft.move(record.revision, "Starting", null, { generation, lastGeneration: generation });
 	}
 
 	/** What a patch is laid over: the newest revision that was asked for; its build only if it got one. */
@@ -271,52 +424,4 @@ export class Manager {
 			field: "revision",
 		});
 	}
-}
-
-/** Ends what is on its way and begins to stop what runs. */
-function halt(draft: Draft): void {
-	for (const { revision, status } of draft.service.revisions) {
-		const record = revisionOf(draft.service, revision);
-		if (record === undefined) continue;
-		if (isOnItsWay(status) && revision !== draft.service.live)
-			draft.move(revision, "Error", revisionError("cancelled", phaseOf(record), "cancelled by a stop of the service"));
-		else if (isWatched(record)) draft.move(revision, "Stopping");
-	}
-}
-
-function phaseOf(revision: RevisionRecord): Phase {
-	if (revision.status === "Pending") return "pending";
-	return revision.status === "Building" ? "build" : "start";
-}
-
-function superseded(revision: RevisionRecord, by: number) {
-	return revisionError("superseded", phaseOf(revision), `revision ${by} took its place`);
-}
-
-function refuseRemoved(service: ServiceRecord): void {
-	if (service.desired === "removed")
-		throw new AppError("conflict", `${service.name}:${service.version} is being removed`, {
-			hint: "Wait until it is gone, then create it again.",
-		});
-}
-
-function refuseWhileStopping(service: ServiceRecord): void {
-	refuseRemoved(service);
-	if (revisionOf(service, service.live)?.status === "Stopping")
-		throw new AppError("conflict", `${service.name}:${service.version} is being stopped`, {
-			hint: "Wait until it is Stopped.",
-		});
-}
-
-function missing(name: ServiceName): AppError {
-	return new AppError("not_found", `there is no service ${name.name}:${name.version} in namespace ${name.namespace}`);
-}
-
-function exists(service: Pick<ServiceRecord, "name" | "version"> & Partial<ServiceRecord>): AppError {
-	const removing = service.desired === "removed";
-	return new AppError(
-		"conflict",
-		`${service.name}:${service.version} ${removing ? "is being removed" : "exists already"}`,
-		{ hint: removing ? "Wait until it is gone." : "Change it with PATCH, or create-or-update it with PUT." },
-	);
 }

@@ -1,4 +1,5 @@
 import type { Diagnostic, Requires } from "../builders/builder.ts";
+import type { Launch } from "../builders/launcher.ts";
 import type { Health, RestartPolicy } from "../runtimes/runtime.ts";
 
 /** States of a revision. Which moves are legal is in transitions.ts. */
@@ -49,6 +50,8 @@ export type BuildRecord = {
 	readonly requires: Requires;
 	/** The revision under which the bytes are stored: an update without a new source shares its predecessor's. */
 	readonly revision: number;
+	/** The bytes are no longer kept; nothing may refer to them any more. */
+	readonly collected?: boolean;
 };
 
 /** What a person asked for; stored whole in each revision. */
@@ -66,9 +69,13 @@ export type Wish = {
 export type RevisionRecord = Wish & {
 	readonly revision: number;
 	readonly status: Status;
-	/** Grows with each restart that was asked for. */
+	/** Which run of this revision is wanted: grows with each restart that was asked for, and goes back where one failed. */
 	readonly generation: number;
+	/** The greatest generation so far: none is used twice. */
+	readonly lastGeneration: number;
 	readonly build: BuildRecord | null;
+	/** In the synchronous flow: how to run the revision's folder. */
+	readonly launch: Launch | null;
 	readonly error: RevisionError | null;
 	readonly createdAt: string;
 	readonly updatedAt: string;
@@ -87,6 +94,8 @@ export type ServiceRecord = {
 	/** The `seq` of the newest event. */
 	readonly seq: number;
 	readonly desired: Desired;
+	/** Being created synchronously: nobody sees it yet, and a restart of the server removes it. */
+	readonly hidden?: boolean;
 	/** The revision that became Running last (or that ended well), whose build `build://name:version` is. */
 	readonly live: number | null;
 	/** The number of the newest revision. */
@@ -132,6 +141,12 @@ export function buildKey(serviceId: string, revision: number): string {
 /** The id in `source://<id>`. */
 export function sourceId(source: string): string {
 	return source.slice("source://".length);
+}
+
+/** The uploaded sources that a service may still need: of its live, its newest and its active revisions. */
+export function sourceIdsOf(service: ServiceRecord): string[] {
+	const sources = service.revisions.map(({ source }) => source).filter((source) => source.startsWith("source://"));
+	return [...new Set(sources.map(sourceId))];
 }
 
 export function revisionOf(service: ServiceRecord, revision: number | null): RevisionRecord | undefined {

@@ -32,6 +32,28 @@ export function unwanted(service: ServiceRecord, observed: Observed): number[] {
 		.map((seen) => seen.revision);
 }
 
+/**
+ * Whether the runtime serves a revision that nobody wants although no other is there to go back to: one that was cancelled
+ * or superseded in the moment in which it became ready.
+ */
+export function servesUnwanted(service: ServiceRecord, observed: Observed): boolean {
+	const serving = revisionOf(service, observed.serving);
+	if (observed.serving === null || (serving !== undefined && (isWatched(serving) || serving.status === "Stopping")))
+		return false;
+	const live = revisionOf(service, service.live);
+	return live === undefined || !isWatched(live);
+}
+
+/** A start failed. A restart leaves the service what it was, where the run before it serves on. */
+export function failStart(draft: Draft, record: RevisionRecord, error: RevisionError, observed: Observed): void {
+	const before = observed.revisions.find(
+		(other) => other.revision === record.revision && other.generation < record.generation && other.phase === "ready",
+	);
+	if (before !== undefined && record.status === "Starting")
+		draft.move(record.revision, "Running", error, { generation: before.generation });
+	else if (!(record.status === "Error" && sameError(record.error, error))) draft.move(record.revision, "Error", error);
+}
+
 /** Whether the runtime decides this revision's state. */
 export function isWatched(record: RevisionRecord): boolean {
 	switch (record.status) {
@@ -67,17 +89,9 @@ function follow(draft: Draft, record: RevisionRecord, seen: RevisionObserved, ob
 			draft.move(revision, "Stopped");
 			replace(draft, revision);
 			return;
-		case "failed": {
-			const error = failure ?? revisionError("internal", "run", "the runtime gave no reason");
-			// A restart that failed while the generation before it serves on: the service is what it was.
-			const before = observed.revisions.find(
-				(other) => other.revision === revision && other.generation < seen.generation && other.phase === "ready",
-			);
-			if (before !== undefined && record.status === "Starting")
-				draft.move(revision, "Running", error, { generation: before.generation });
-			else if (!(record.status === "Error" && sameError(record.error, error))) draft.move(revision, "Error", error);
+		case "failed":
+			failStart(draft, record, failure ?? revisionError("internal", "run", "the runtime gave no reason"), observed);
 			return;
-		}
 		case "stopping":
 			return;
 	}

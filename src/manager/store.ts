@@ -11,6 +11,17 @@ export type Commit = {
 	readonly events: readonly ServiceEvent[];
 	/** The id of a source in the service's namespace that must exist; else it rejects with `not_found`, field `source`. */
 	readonly requireSource?: string;
+	/** Remembers under an idempotency key of the namespace which revision this commit made. */
+	readonly remember?: { readonly key: string; readonly hash: string };
+};
+
+/** What was done under an idempotency key. */
+export type Remembered = {
+	/** Hash of the request; the same key with another request is a mistake of the client's. */
+	readonly hash: string;
+	readonly serviceId: string;
+	readonly revision: number;
+	readonly time: string;
 };
 
 export type ServiceFilter = { readonly name?: string; readonly version?: string };
@@ -37,5 +48,19 @@ export interface ServiceStore extends AsyncDisposable {
 	/** Events with a greater seq, ascending. Old ones are dropped past a limit. */
 	events(id: string, after: number): AsyncIterable<ServiceEvent>;
 	putSource(source: SourceRecord): Promise<void>;
+	/** Undefined once it is marked as collected. */
 	getSource(namespace: string, id: string): Promise<SourceRecord | undefined>;
+	/** Every source of every namespace, those that are marked as collected too. */
+	sources(): AsyncIterable<SourceRecord & { readonly collected: boolean }>;
+	/**
+	 * Marks a source as collected, unless a service refers to it: its live, its newest, or a revision on its way. From then
+	 * on no commit can require it, so its bytes may be deleted. Answers whether it is marked.
+	 */
+	collectSource(namespace: string, id: string): Promise<boolean>;
+	/** Forgets a collected source. */
+	forgetSource(namespace: string, id: string): Promise<void>;
+	/** What was done under an idempotency key, if it is still remembered. */
+	recall(namespace: string, key: string): Promise<Remembered | undefined>;
+	/** Forgets idempotency keys of before `time`, ISO 8601. */
+	forgetKeys(time: string): Promise<void>;
 }

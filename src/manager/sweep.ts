@@ -23,7 +23,7 @@ async function isReferred(store: ServiceStore, namespace: string, key: string): 
 	if (kind === "source") return (await store.getSource(namespace, id)) !== undefined;
 	if (kind !== "build") return true;
 	const service = await store.getById(id);
-	if (service === undefined) return false;
+	if (service === undefined || service.namespace !== namespace) return false;
 	const revision = revisionOf(service, Number(number)) ?? (await store.revision(id, Number(number)));
-	return revision?.build?.revision === Number(number);
+	return revision?.build?.revision === Number(number) && revision.build.collected !== true;
 }

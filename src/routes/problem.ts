@@ -2,6 +2,8 @@ import type { FastifyError, FastifyReply, FastifyRequest } from "fastify";
 import { InvalidRequest } from "../contract/bind.ts";
 import type { components } from "../contract/types.gen.ts";
 import { AppError, type ErrorCode } from "../errors.ts";
+import { RevisionFailed } from "../manager/synchronous.ts";
+import { errorOf } from "./service-view.ts";
 
 type Problem = components["schemas"]["Problem"];
 
@@ -22,6 +24,7 @@ const PROBLEMS: Readonly<Record<Exclude<ErrorCode, "cancelled">, Row>> = {
 	unsupported_media: { status: 415, title: "Unsupported media type" },
 	range: { status: 416, title: "Range not satisfiable" },
 	build_failed: { status: 422, title: "The build failed" },
+	key_reused: { status: 422, title: "Idempotency key reused" },
 	exhausted: { status: 429, title: "Too many requests" },
 	internal: { status: 500, title: "Internal error" },
 	unavailable: { status: 503, title: "Unavailable" },
@@ -56,6 +59,7 @@ export function sendProblem(error: unknown, request: FastifyRequest, reply: Fast
 		detail: words.detail,
 		...(words.hint === undefined ? {} : { hint: words.hint }),
 		...(known.field === undefined ? {} : { field: known.field }),
+		...(known instanceof RevisionFailed ? { error: errorOf(known.error) } : {}),
 		...(known instanceof InvalidRequest ? { errors: [...known.errors] } : {}),
 		requestId: request.id,
 	};

@@ -70,11 +70,16 @@ function wishView(revision: RevisionRecord) {
 }
 
 function buildView(build: BuildRecord | null): Schemas["Build"] | null {
-	return build === null ? null : { digest: `sha256:${build.sha256}`, size: build.size, builder: build.builder };
+	return build === null || build.collected === true
+		? null
+		: { digest: `sha256:${build.sha256}`, size: build.size, builder: build.builder };
 }
 
 export function errorView(error: RevisionError | null): Schemas["Error"] | null {
-	if (error === null) return null;
+	return error === null ? null : errorOf(error);
+}
+
+export function errorOf(error: RevisionError): Schemas["Error"] {
 	const { code, message, phase, retryable, diagnostics, exitCode, lastLines } = error;
 	return {
 		...{ code, message, phase, retryable },

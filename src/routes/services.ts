@@ -1,8 +1,9 @@
 import type { Handlers } from "../contract/bind.ts";
 import { AppError } from "../errors.ts";
-import type { Manager } from "../manager/manager.ts";
-import type { ServiceName } from "../manager/model.ts";
+import type { Changed, Changes, Manager } from "../manager/manager.ts";
+import type { ServiceName, ServiceRecord } from "../manager/model.ts";
 import { namespaceOf } from "./caller.ts";
+import { changeOptions, tagOf } from "./conditions.ts";
 import { defined } from "./defined.ts";
 import { revisionView, serviceView, statusOf } from "./service-view.ts";
 
@@ -15,6 +16,7 @@ type ServiceHandlers = Pick<
 	| "updateService"
 	| "deleteService"
 	| "listRevisions"
+	| "rollbackService"
 	| "cancelRevision"
 	| "restartService"
 	| "stopService"
@@ -22,12 +24,15 @@ type ServiceHandlers = Pick<
 >;
 
 /** `/services`, and the verbs of one service. */
-export function serviceHandlers(manager: Manager): ServiceHandlers {
+export function serviceHandlers(manager: Manager, changes: Changes): ServiceHandlers {
 	return {
-		createService: async ({ request, body }) => {
-			const service = await manager.create(namespaceOf(request), defined(body));
-			const location = `/services/${service.name}/${encodeURIComponent(service.version)}`;
-			return { status: 202, body: serviceView(service), headers: { location } };
+		createService: async ({ request, body, signal }) => {
+			const namespace = namespaceOf(request);
+			const done = await changes.create(namespace, defined(body), changeOptions(request, namespace), { signal });
+			const { name, version } = done.service;
+			const location = `/services/${name}/${encodeURIComponent(version)}`;
+			const headers = { ...headersOf(done), location };
+			return { status: done.settled === true ? 201 : 202, body: serviceView(done.service), headers };
 		},
 		listServices: async ({ request, query }) => {
 			const namespace = namespaceOf(request);
@@ -48,44 +53,53 @@ export function serviceHandlers(manager: Manager): ServiceHandlers {
 				},
 			};
 		},
-		getService: async ({ request, params }) => ({
-			status: 200,
-			body: serviceView(await manager.get({ namespace: namespaceOf(request), ...params })),
-		}),
-		putService: async ({ request, params, body }) =>
-			changed(await manager.put({ namespace: namespaceOf(request), ...params }, defined(body))),
-		updateService: async ({ request, params, body }) =>
-			changed(await manager.update({ namespace: namespaceOf(request), ...params }, defined(body))),
-		deleteService: async ({ request, params }) => ({
-			status: 202,
-			body: serviceView(await manager.remove({ namespace: namespaceOf(request), ...params })),
-		}),
+		getService: async ({ request, params }) =>
+			answer(200, await manager.get({ namespace: namespaceOf(request), ...params })),
+		putService: async ({ request, params, body, signal }) => {
+			const namespace = namespaceOf(request);
+			const options = changeOptions(request, namespace);
+			return changed(await changes.put({ namespace, ...params }, defined(body), options, { signal }));
+		},
+		updateService: async ({ request, params, body, signal }) => {
+			const namespace = namespaceOf(request);
+			const options = changeOptions(request, namespace);
+			return changed(await changes.update({ namespace, ...params }, defined(body), options, { signal }));
+		},
+		rollbackService: async ({ request, params, body, signal }) => {
+			const namespace = namespaceOf(request);
+			const options = changeOptions(request, namespace);
+			return changed(await changes.rollback({ namespace, ...params }, body.revision, options, { signal }));
+		},
+		deleteService: async ({ request, params }) => {
+			const namespace = namespaceOf(request);
+			return answer(202, await manager.remove({ namespace, ...params }, changeOptions(request, namespace)));
+		},
 		listRevisions: async ({ request, params, query }) => {
 			const name = { namespace: namespaceOf(request), ...params };
 			const revisions = await manager.revisions(name, query.limit ?? 100, query.before ?? null);
 			return { status: 200, body: { revisions: revisions.map(revisionView) } };
 		},
-		cancelRevision: async ({ request, params, body }) => ({
-			status: 202,
-			body: serviceView(await manager.cancel({ namespace: namespaceOf(request), ...params }, body?.revision)),
-		}),
-		restartService: async ({ request, params }) => ({
-			status: 202,
-			body: serviceView(await manager.restart({ namespace: namespaceOf(request), ...params })),
-		}),
-		stopService: async ({ request, params }) => ({
-			status: 202,
-			body: serviceView(await manager.stop({ namespace: namespaceOf(request), ...params })),
-		}),
-		startService: async ({ request, params }) => ({
-			status: 202,
-			body: serviceView(await manager.start({ namespace: namespaceOf(request), ...params })),
-		}),
+		cancelRevision: async ({ request, params, body }) =>
+			answer(202, await manager.cancel({ namespace: namespaceOf(request), ...params }, body?.revision)),
+		restartService: async ({ request, params }) =>
+			answer(202, await manager.restart({ namespace: namespaceOf(request), ...params })),
+		stopService: async ({ request, params }) =>
+			answer(202, await manager.stop({ namespace: namespaceOf(request), ...params })),
+		startService: async ({ request, params }) =>
+			answer(202, await manager.start({ namespace: namespaceOf(request), ...params })),
 	};
 }
 
-function changed({ service, revised }: Awaited<ReturnType<Manager["put"]>>) {
-	return { status: revised ? (202 as const) : (200 as const), body: serviceView(service) };
+function answer<S extends 200 | 202>(status: S, service: ServiceRecord, replayed = false) {
+	return { status, body: serviceView(service), headers: headersOf({ service, replayed }) };
+}
+
+function changed(done: Changed) {
+	return answer(done.revised && done.settled !== true ? 202 : 200, done.service, done.replayed);
+}
+
+function headersOf({ service, replayed }: Pick<Changed, "service" | "replayed">): Record<string, string> {
+	return { etag: tagOf(service), ...(replayed ? { "idempotency-replayed": "true" } : {}) };
 }
 
 /** A cursor names the last service of its page, so that a list is right whatever is added or removed meanwhile. */

@@ -2,8 +2,6 @@ import { once } from "node:events";
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { preferred } from "../contract/accept.ts";
 
-const HEARTBEAT_MS = 15_000;
-
 /** One entry of a stream; `seq` is the id by which a client goes on. */
 export type Entry = { readonly type: string; readonly seq?: number };
 
@@ -15,7 +13,12 @@ export async function sendEntries(
 	request: FastifyRequest,
 	reply: FastifyReply,
 	entries: AsyncIterable<Entry>,
-	options: { readonly follow: boolean; readonly signal: AbortSignal; readonly down: AbortSignal },
+	options: {
+		readonly follow: boolean;
+		readonly signal: AbortSignal;
+		readonly down: AbortSignal;
+		readonly heartbeatMs: number;
+	},
 ): Promise<undefined> {
 	const type = preferred(request.headers.accept, ["application/x-ndjson", "text/event-stream"]);
 	const encode = type === "text/event-stream" ? asEvent : asLine;
@@ -29,7 +32,10 @@ export async function sendEntries(
 	});
 	raw.flushHeaders();
 	const heart = options.follow
-		? setInterval(() => raw.write(encode({ type: "heartbeat", ...{ time: new Date().toISOString() } })), HEARTBEAT_MS)
+		? setInterval(
+				() => raw.write(encode({ type: "heartbeat", ...{ time: new Date().toISOString() } })),
+				options.heartbeatMs,
+			)
 		: undefined;
 	try {
 		for await (const entry of entries) {

@@ -11,8 +11,9 @@ import { type Entry, sendEntries } from "./stream.ts";
 export function streamHandlers(
 	manager: Manager,
 	follow: Follow,
-	down: AbortSignal,
+	facts: { readonly down: AbortSignal; readonly heartbeatMs: number },
 ): Pick<Handlers, "getLogs" | "getEvents" | "getBuildLog"> {
+	const { down } = facts;
 	return {
 		getLogs: async ({ request, reply, params, query, signal: gone }) => {
 			const signal = AbortSignal.any([gone, down]);
@@ -34,7 +35,7 @@ export function streamHandlers(
 				reply,
 				tagged(items, (item) => ("line" in item ? item.line : null)),
 				{
-					...{ follow: following, signal, down },
+					...{ ...facts, follow: following, signal },
 				},
 			);
 		},
@@ -49,7 +50,7 @@ export function streamHandlers(
 				const { error, ...event } = item.event;
 				return error === undefined ? event : { ...event, error: errorView(error) };
 			});
-			return sendEntries(request, reply, renamed(events, "line", "event"), { follow: following, signal, down });
+			return sendEntries(request, reply, renamed(events, "line", "event"), { ...facts, follow: following, signal });
 		},
 		getBuildLog: async ({ request, reply, params, query, signal: gone }) => {
 			const signal = AbortSignal.any([gone, down]);
@@ -58,7 +59,7 @@ export function streamHandlers(
 			const after = afterOf(request, query.after) ?? 0;
 			const items = await follow.buildLog(service, revision, { after, follow: following }, { signal });
 			const lines = tagged(items, (item) => ("line" in item ? { ...item.line, revision: item.revision } : null));
-			return sendEntries(request, reply, lines, { follow: following, signal, down });
+			return sendEntries(request, reply, lines, { ...facts, follow: following, signal });
 		},
 	};
 }

@@ -117,6 +117,8 @@ export interface Runtime extends AsyncDisposable {
 	readonly name: string;
 	/** What builds must be made for. */
 	readonly target: { readonly os: string; readonly arch: string };
+	/** `one_namespace`: its programs can reach each other's files, so that only one tenant's services may run side by side. */
+	readonly trust: "one_namespace" | "many";
 	/**
 	 * Wants this spec. Resolves when the wish is durable and the bytes are in place and verified against `sha256` (rejects
 	 * with `internal` where they differ); readiness is seen by `observe`. The adapter owns the switch: the revision that

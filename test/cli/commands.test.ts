@@ -106,7 +106,6 @@ t.test("logs: the last lines, followed, with what replaced what", async (t) => {
 	await following.sees("line 150");
 	while (!fake.requests.some(({ url }) => url.includes("/events?follow")))
 		await new Promise((resolve) => setTimeout(resolve, 20));
-	await new Promise((resolve) => setTimeout(resolve, 5));
 	await runtime(["update", "hello", "--env", "A=1"], { cwd, env });
 	fake.print(held, "fresh");
 	await following.sees(/r2 fresh/);

@@ -102,6 +102,22 @@ t.test("the server's limit is known before it is passed", async (t) => {
 	t.notOk(fake.uploads[0]?.whole);
 });
 
+t.test("a file that changes during the upload stops it, and nothing is created", async (t) => {
+	const fake = await FakeServer.start();
+	t.teardown(() => fake.stop());
+	const cwd = bigFolder(t, 60);
+	fake.stallUpload = true;
+	const running = start(["run", ".", "--name", "big"], { cwd, env: { RUNTIME_URL: fake.url } });
+	while (fake.uploads.length === 0) await new Promise((resolve) => setTimeout(resolve, 10));
+	appendFileSync(join(cwd, "big.bin"), "more");
+	fake.stallUpload = false;
+	fake.wake();
+	t.equal(await running.exit, 1);
+	t.match(running.stderr, "big.bin changed while it was being uploaded; nothing was created");
+	t.notOk(fake.uploads[0]?.whole);
+	t.notOk(fake.requests.some(({ method, url }) => method === "POST" && url === "/services"));
+});
+
 t.test("a connection that breaks in an upload", async (t) => {
 	const fake = await FakeServer.start();
 	t.teardown(() => fake.stop());

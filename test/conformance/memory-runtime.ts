@@ -42,6 +42,7 @@ type Held = {
 export class MemoryRuntime implements Runtime {
 	readonly name = "memory";
 	readonly target = { os: "linux", arch: "amd64" };
+	trust: "one_namespace" | "many" = "many";
 	/** Every call that came through, in order: `apply 1.1 service`. */
 	readonly calls: string[] = [];
 	outcome: (spec: ServiceSpec) => Outcome = () => ({ kind: "ready" });

@@ -1,4 +1,4 @@
-import { readFile } from "node:fs/promises";
+import { readdir, readFile } from "node:fs/promises";
 import path from "node:path";
 import t from "tap";
 import { dataFolder, TestServer, until } from "../harness/server.ts";
@@ -70,7 +70,9 @@ t.test("the companion killed five times: the URL and the program come through", 
 });
 
 async function companionPid(dataDir: string): Promise<number> {
-	const record: { pid?: number } = JSON.parse(await readFile(path.join(dataDir, "services", "companion.json"), "utf8"));
+	const folder = path.join(dataDir, "services", "companion");
+	const newest = (await readdir(folder)).filter((name) => name.endsWith(".json")).sort().at(-1) ?? "";
+	const record: { pid?: number } = JSON.parse(await readFile(path.join(folder, newest), "utf8"));
 	if (typeof record.pid !== "number") throw new Error("no companion is recorded");
 	return record.pid;
 }

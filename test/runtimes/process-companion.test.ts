@@ -34,10 +34,12 @@ t.test("a companion that is killed five times leaves address, program and exit c
 		t.equal((await runtime.observe(SERVICE, call)).url, url);
 		t.equal((await programs(folder)).length, 2, "the shim and the program, nothing twice");
 	}
+	const old = (await runtime.observe(SERVICE, call)).revisions[0]?.instances[0]?.instance;
 	await ask(`${url}/exit`);
 	const seen = await until(
 		() => runtime.observe(SERVICE, call),
-		({ revisions }) => revisions[0]?.phase === "ready" && String(revisions[0].instances[0]?.pid) !== pid,
+		({ revisions: [now] }) =>
+			now?.phase === "ready" && now.instances.length === 1 && now.instances[0]?.instance !== old,
 		"it was started again",
 	);
 	t.equal(seen.url, url);
@@ -49,7 +51,12 @@ t.test("an exit while no companion watched is seen with its code", async (t) => 
 	await runtime.apply(spec(SERVICE, 1, ["serve"], { restart: "never" }), call);
 	const { url } = await reach(runtime, 1, "ready");
 	const state = join(folder, "services", SERVICE.id, "state.json");
-	const { port } = JSON.parse(await readFile(state, "utf8")).live.instances[0];
+	const { live } = await until(
+		async () => JSON.parse(await readFile(state, "utf8")),
+		(seen) => seen.live !== null,
+		"the switch is on disk",
+	);
+	const { port } = live.instances[0];
 	const pid = await companion(folder);
 	if (pid === null) throw new Error("no companion");
 	process.kill(pid, "SIGSTOP");

@@ -1,10 +1,11 @@
 import { createHash } from "node:crypto";
-import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
+import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { request } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Test } from "tap";
 import { platformOf } from "../../src/platform/platform.ts";
+import { CompanionLock } from "../../src/runtimes/process/lock.ts";
 import { createProcessRuntime, type ProcessRuntimeOptions } from "../../src/runtimes/process/runtime.ts";
 import type { Runtime, ServiceRef, ServiceSpec } from "../../src/runtimes/runtime.ts";
 import { type RuntimeHarness, until } from "../conformance/runtime.ts";
@@ -70,11 +71,7 @@ export async function dataFolder(t: Test): Promise<string> {
 
 /** Pid of the folder's living companion. */
 export async function companion(folder: string): Promise<number | null> {
-	const records = (await readdir(join(folder, "companion"))).filter((name) => name.endsWith(".json")).sort();
-	const newest = records.at(-1);
-	if (newest === undefined) return null;
-	const { pid, startTime } = JSON.parse(await readFile(join(folder, "companion", newest), "utf8"));
-	return (await platformOf().startTime(pid)) === startTime ? pid : null;
+	return (await new CompanionLock(folder, platformOf()).holder())?.pid ?? null;
 }
 
 /** Pids of all that carries the mark of this folder. */

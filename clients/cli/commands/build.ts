@@ -3,10 +3,11 @@ import { createWriteStream } from "node:fs";
 import { chmod, open, rename, rm, stat } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 import { pipeline } from "node:stream/promises";
-import { buildPath, reasonOf } from "../api.ts";
+import { buildPath } from "../api.ts";
 import type { Context, Input } from "../context.ts";
 import { CliError, EXIT, isCliError } from "../errors.ts";
 import { missingService } from "../notices.ts";
+import { reasonOf } from "../reasons.ts";
 
 /** Writes a build beside its final name, checks it against the server's digest, and only then puts it there. */
 export async function download(context: Context, { args, options }: Input): Promise<number> {

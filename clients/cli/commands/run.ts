@@ -267,7 +267,7 @@ async function uploaded(
 	screen.begin("Upload", words);
 	const onProgress = (read: number) => {
 		const percent = files.size === 0 ? 1 : read / files.size;
-		screen.update(size(read), percent, files.size);
+		screen.update(`${size(read)} of ${size(files.size)}`, percent, files.size);
 	};
 	try {
 		const stored = await upload(api, files, { signal, maxBytes: session.server.maxSourceBytes, onProgress });

@@ -40,7 +40,7 @@ export class PlainScreen implements Screen {
 		const step = Math.floor(fraction * 4);
 		if (step <= this.#step || step >= 4) return;
 		this.#step = step;
-		this.#write(`upload ${step * 25}% ${detail}`);
+		this.#write(`upload ${step * 25}% ${detail.replace(/ of .*/, "")}`);
 	}
 
 	done(detail: string, ms: number): void {

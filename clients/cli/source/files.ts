@@ -168,5 +168,6 @@ export function biggest(
 		sums.set(top, { size: sum.size + size, files: sum.files + 1 });
 	}
 	const list = [...sums].map(([path, sum]) => ({ path, ...sum }));
-	return list.sort((a, b) => b.size - a.size).slice(0, 3);
+	const first = list.sort((a, b) => b.size - a.size || b.files - a.files).slice(0, 3);
+	return first.filter((entry, index) => index === 0 || entry.size * 20 > (first[0]?.size ?? 0));
 }

@@ -53,11 +53,6 @@ export function locate(typed: string, cwd: string, env: NodeJS.ProcessEnv, entry
 function folderOf(typed: string, cwd: string): string {
 	const path = resolve(cwd, typed);
 	if (!existsSync(path)) {
-		if (looksRemote(typed)) {
-			throw usage(`${typed} looks like a git repository; this version builds folders on this machine only`, [
-				`Try:  git clone ${quote(typed)} source && runtime run ./source`,
-			]);
-		}
 		throw usage(
 			`There is no folder ${typed}`,
 			typed.startsWith(".") || isAbsolute(typed) ? [] : [`Try:  runtime status ${quote(typed)}`],

@@ -30,10 +30,11 @@ if (holder === null) {
 	report("another companion has this folder");
 	process.exit(0);
 }
+const held = holder;
 const supervisor = await Supervisor.open({ folder, settings, report });
 let idleSince = Date.now();
 const server = new CompanionServer(supervisor, () => void setImmediate(() => leave("handed over")));
-await server.listen(holder.socket);
+await server.listen(held.socket);
 report("serving");
 
 const check = setInterval(() => {
@@ -48,5 +49,6 @@ async function leave(reason: string): Promise<void> {
 	report(`ending: ${reason}; what runs goes on`);
 	server.close();
 	await supervisor.close();
+	await lock.release(held);
 	process.exit(0);
 }

@@ -46,8 +46,11 @@ export class CompanionLock {
 	async take(instance: string): Promise<Holder | null> {
 		await mkdir(this.#folder, { recursive: true, mode: 0o700 });
 		for (;;) {
-			if ((await this.holder()) !== null) return null;
-			const number = ((await this.#numbers()).at(-1) ?? 0) + 1;
+			// One look for both: the number to take is next to the very record that was found dead.
+			const newest = (await this.#numbers()).at(-1);
+			const last = newest === undefined ? null : await this.#read(newest);
+			if (last !== null && (await this.#lives(last))) return null;
+			const number = (newest ?? 0) + 1;
 			const startTime = await this.#platform.startTime(process.pid);
 			if (startTime === null) return null;
 			const socket = await this.#socketPath(number);
@@ -79,6 +82,11 @@ export class CompanionLock {
 			}
 			return holder;
 		}
+	}
+
+	/** Clears away where it listened; the record stays, and says of a dead process what it was. */
+	async release(holder: Holder): Promise<void> {
+		await this.#discard(holder);
 	}
 
 	#file(number: number): string {

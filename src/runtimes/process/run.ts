@@ -85,6 +85,11 @@ export class Run {
 		return this.#phase === "ended" || (this.#phase === "failed" && this.#failure?.code !== "crash_loop");
 	}
 
+	/** Whether it has processes, or will. */
+	get busy(): boolean {
+		return !this.isOver || this.#tenures.size > 0;
+	}
+
 	is(spec: Pick<SpecRecord, "revision" | "generation">): boolean {
 		return this.spec.revision === spec.revision && this.spec.generation === spec.generation;
 	}
@@ -161,16 +166,20 @@ export class Run {
 				waiting = undefined;
 				this.#waiting = this.#waiting.filter((candidate) => candidate.slot !== slot);
 				const tenure = adopted ?? (await this.#begin(slot));
-				let ending: Ending | null = null;
-				let lines: readonly string[] = [];
+				let again = false;
 				try {
-					ending = await this.#watch(tenure);
+					const ending = await this.#watch(tenure);
+					if (ending !== null && !signal.aborted) {
+						// The world is told before what is left of it is ended: that may take the whole grace.
+						const lines = await this.#lastLines(tenure, ending.late === null);
+						failures = ending.upMs >= this.#host.settings().stableMs ? 1 : failures + 1;
+						tenure.record = { ...tenure.record, ready: false };
+						again = this.#judge(slot, ending, tenure.record, lines);
+						this.#host.changed(this);
+					}
 				} finally {
-					lines = await this.#close(tenure);
+					await this.#close(tenure);
 				}
-				if (ending === null || signal.aborted) break;
-				failures = ending.upMs >= this.#host.settings().stableMs ? 1 : failures + 1;
-				const again = this.#judge(slot, ending, tenure.record, lines);
 				await this.#host.persist();
 				this.#host.changed(this);
 				if (!again) break;
@@ -286,7 +295,7 @@ export class Run {
 			waiting.abort();
 			if (first === null || "exitCode" in first) return first;
 			if (!first.ready) {
-				const lines = await this.#lastLines(tenure);
+				const lines = await this.#lastLines(tenure, false);
 				const late = notListening(port, this.spec.health.timeout, first.elsewhere, first.answer, lines);
 				return { exitCode: null, late, upMs: 0 };
 			}
@@ -309,8 +318,9 @@ export class Run {
 		this.#host.changed(this);
 	}
 
-	async #lastLines({ followers, record }: Tenure): Promise<readonly string[]> {
-		await this.#heard(followers.map((follower) => follower.flush()));
+	/** `final`: its program has ended, so a line without an end counts too. */
+	async #lastLines({ followers, record }: Tenure, final: boolean): Promise<readonly string[]> {
+		await this.#heard(followers.map((follower) => (final ? follower.close(true) : follower.flush())));
 		return this.#host.log.lastLines(record.instance, LAST_LINES);
 	}
 
@@ -321,7 +331,7 @@ export class Run {
 	}
 
 	/** Ends what is left of it, keeps its output, and forgets it. */
-	async #close(tenure: Tenure): Promise<readonly string[]> {
+	async #close(tenure: Tenure): Promise<void> {
 		const { record, instance, followers } = tenure;
 		const wasReady = record.ready;
 		tenure.record = { ...record, ready: false };
@@ -329,12 +339,10 @@ export class Run {
 		const { graceMs } = this.#host.settings();
 		await (instance === null ? endMarked(this.#host, record.instance, graceMs) : instance.stop(graceMs));
 		await this.#heard(followers.map((follower) => follower.close(true)));
-		const lines = this.#host.log.lastLines(record.instance, LAST_LINES);
 		this.#tenures.delete(record.slot);
 		this.#host.ports.release(record.port);
 		await this.#host.persist();
 		await rm(this.#host.folders(record.instance).instance, { recursive: true, force: true });
-		return lines;
 	}
 
 	/** What an ending means. True: start it again. */

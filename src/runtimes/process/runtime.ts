@@ -40,6 +40,7 @@ export async function createProcessRuntime(options: ProcessRuntimeOptions): Prom
 
 class CompanionRuntime implements ProcessRuntime {
 	readonly name = "process";
+	readonly trust = "one_namespace";
 	readonly target = { os: process.platform, arch: process.arch === "x64" ? "amd64" : process.arch };
 	readonly #folder: string;
 	readonly #client: CompanionClient;

@@ -6,7 +6,7 @@ import type { ProcessSeen } from "../../platform/platform.ts";
 import { Forwarder } from "../forwarder/forwarder.ts";
 import { ServiceLog } from "../output/log.ts";
 import type { Poll } from "../output/poll.ts";
-import type { Observed, ServiceRef } from "../runtime.ts";
+import type { Observed, RevisionObserved, ServiceRef } from "../runtime.ts";
 import type { InstanceHost } from "./instance.ts";
 import type { Ports } from "./ports.ts";
 import { Run, type RunHost } from "./run.ts";
@@ -84,7 +84,7 @@ export class Service {
 
 	/** Whether a companion must live for it. */
 	get needed(): boolean {
-		const works = (run: Run | null) => run !== null && !run.isOver;
+		const works = (run: Run | null) => run?.busy === true;
 		return works(this.#live) || works(this.#target) || this.#retiring.size > 0 || this.#removing;
 	}
 
@@ -95,13 +95,19 @@ export class Service {
 	get observed(): Observed {
 		const runs = [...this.#retiring.keys(), this.#live, this.#target].filter((run) => run !== null);
 		const revisions = new Map(
-			runs.map((run) => [`${run.spec.revision}.${run.spec.generation}`, run.observed] as const),
+			runs.map((run) => [`${run.spec.revision}.${run.spec.generation}`, this.#observedOf(run)] as const),
 		);
 		return {
 			url: this.#port === null ? null : `http://${urlHost(this.#host.settings().publicHost)}:${this.#port}`,
 			serving: this.#live === null || this.#live.isOver ? null : this.#live.spec.revision,
 			revisions: [...revisions.values()].sort((a, b) => a.revision - b.revision || a.generation - b.generation),
 		};
+	}
+
+	/** A target is ready for the world when it has the requests, and not a moment before. */
+	#observedOf(run: Run): RevisionObserved {
+		const { observed } = run;
+		return run === this.#target && observed.phase === "ready" ? { ...observed, phase: "starting" } : observed;
 	}
 
 	/** Rejects with `not_found` where the program's file is not in its place. */

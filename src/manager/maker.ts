@@ -1,0 +1,21 @@
+import type { BuildLog, SourceTree } from "../builders/builder.ts";
+import type { Launch } from "../builders/launcher.ts";
+import type { BuildRecord, RevisionRecord, ServiceRecord } from "./model.ts";
+
+/** What a revision runs: a stored build, or its own folder. */
+export type Made = { readonly build: BuildRecord | null; readonly launch: Launch | null };
+
+export type MakeCall = { readonly signal: AbortSignal; readonly log: BuildLog };
+
+/** Makes what a revision runs of its source. One of the two flows; which one, the configuration says. */
+export interface Maker {
+	/** Rejects with BuildError, StoreFailure, what the source rejects with, or `cancelled`; then nothing is left behind. */
+	make(service: ServiceRecord, revision: RevisionRecord, source: SourceTree, call: MakeCall): Promise<Made>;
+}
+
+/** Row 16: the build was made but could not be kept. */
+export class StoreFailure extends Error {
+	constructor(cause: unknown) {
+		super("the build could not be stored", { cause });
+	}
+}

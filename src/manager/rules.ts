@@ -1,0 +1,77 @@
+import { AppError } from "../errors.ts";
+import type { Draft } from "./draft.ts";
+import {
+	type Phase,
+	type RevisionRecord,
+	revisionError,
+	revisionOf,
+	type ServiceName,
+	type ServiceRecord,
+} from "./model.ts";
+import { isWatched } from "./reconcile.ts";
+import { isOnItsWay } from "./transitions.ts";
+
+/** Ends what is on its way and begins to stop what runs. */
+export function halt(draft: Draft): void {
+	for (const { revision, status } of draft.service.revisions) {
+		const record = revisionOf(draft.service, revision);
+		if (record === undefined) continue;
+		if (isOnItsWay(status) && revision !== draft.service.live)
+			draft.move(revision, "Error", revisionError("cancelled", phaseOf(record), "cancelled by a stop of the service"));
+		else if (isWatched(record)) draft.move(revision, "Stopping");
+	}
+}
+
+/** Wants a service gone. */
+export function discard(draft: Draft): void {
+	if (draft.service.desired === "removed") return;
+	halt(draft);
+	draft.set({ desired: "removed" });
+}
+
+export function phaseOf(revision: RevisionRecord): Phase {
+	if (revision.status === "Pending") return "pending";
+	return revision.status === "Building" ? "build" : "start";
+}
+
+/** A newer revision takes the place of one that is still on its way. */
+export function supersede(draft: Draft): void {
+	const newest = onItsWay(draft.service);
+	if (newest === undefined) return;
+	const by = newest.revision + 1;
+	draft.move(newest.revision, "Error", revisionError("superseded", phaseOf(newest), `revision ${by} took its place`));
+}
+
+/** The newest revision where it is on its way to its first Running. */
+export function onItsWay(service: ServiceRecord): RevisionRecord | undefined {
+	const newest = revisionOf(service, service.newest);
+	return newest !== undefined && isOnItsWay(newest.status) && newest.revision !== service.live ? newest : undefined;
+}
+
+export function refuseRemoved(service: ServiceRecord): void {
+	if (service.desired === "removed")
+		throw new AppError("conflict", `${service.name}:${service.version} is being removed`, {
+			hint: "Wait until it is gone, then create it again.",
+		});
+}
+
+export function refuseWhileStopping(service: ServiceRecord): void {
+	refuseRemoved(service);
+	if (revisionOf(service, service.live)?.status === "Stopping")
+		throw new AppError("conflict", `${service.name}:${service.version} is being stopped`, {
+			hint: "Wait until it is Stopped.",
+		});
+}
+
+export function missing(name: ServiceName): AppError {
+	return new AppError("not_found", `there is no service ${name.name}:${name.version} in namespace ${name.namespace}`);
+}
+
+export function exists(service: Pick<ServiceRecord, "name" | "version"> & Partial<ServiceRecord>): AppError {
+	const removing = service.desired === "removed";
+	return new AppError(
+		"conflict",
+		`${service.name}:${service.version} ${removing ? "is being removed" : "exists already"}`,
+		{ hint: removing ? "Wait until it is gone." : "Change it with PATCH, or create-or-update it with PUT." },
+	);
+}

@@ -1,0 +1,66 @@
+import { mkdir, readdir, rename, stat } from "node:fs/promises";
+import path from "node:path";
+import type { Call, SourceTree } from "../builders/builder.ts";
+import { systemCode } from "../errors.ts";
+import { removeTree } from "./tree.ts";
+
+/**
+ * The folders that programs of the synchronous flow run in: one for each revision, unpacked from its source, kept as long as
+ * the revision is needed, and made again from the source where it is gone.
+ */
+export class Directories {
+	readonly #folder: string;
+
+	/** On the same file system as the folder in which sources are unpacked. */
+	constructor(folder: string) {
+		this.#folder = folder;
+	}
+
+	/** The absolute path of a revision's folder, there or not. */
+	path(serviceId: string, revision: number): string {
+		return path.join(this.#folder, serviceId, String(revision));
+	}
+
+	async exists(serviceId: string, revision: number): Promise<boolean> {
+		try {
+			return (await stat(this.path(serviceId, revision))).isDirectory();
+		} catch (error) {
+			if (systemCode(error) === "ENOENT") return false;
+			throw error;
+		}
+	}
+
+	/** Unpacks a source into the revision's folder, in the place of what is there. Rejects as the tree does. */
+	async make(serviceId: string, revision: number, source: SourceTree, call: Call): Promise<string> {
+		const unpacked = await source.directory(call);
+		const place = this.path(serviceId, revision);
+		await removeTree(place);
+		await mkdir(path.dirname(place), { recursive: true, mode: 0o700 });
+		await rename(unpacked, place);
+		return place;
+	}
+
+	/** Removes the folder of a revision, or all of a service. Idempotent. */
+	async remove(serviceId: string, revision?: number): Promise<void> {
+		await removeTree(revision === undefined ? path.join(this.#folder, serviceId) : this.path(serviceId, revision));
+	}
+
+	/** The services that have folders. */
+	async services(): Promise<string[]> {
+		return entries(this.#folder);
+	}
+
+	/** The revisions of a service that have a folder. */
+	async revisions(serviceId: string): Promise<number[]> {
+		return (await entries(path.join(this.#folder, serviceId))).map(Number).filter(Number.isInteger);
+	}
+}
+
+async function entries(folder: string): Promise<string[]> {
+	try {
+		return await readdir(folder);
+	} catch (error) {
+		if (systemCode(error) === "ENOENT") return [];
+		throw error;
+	}
+}
