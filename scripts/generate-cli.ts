@@ -47,9 +47,12 @@ function operationOf(document: Node, path: string, method: string, item: Node, o
 		.filter((parameter) => parameter.in === "path")
 		.map((parameter) => ({
 			name: text(parameter.name, path),
+			in: "path",
+			type: "string",
 			required: parameter.name !== "version",
 			description: typeof parameter.description === "string" ? parameter.description : "",
 		}));
+	const words = new Set(list(cli.arguments).map((name) => text(name, `${path} x-cli.arguments`)));
 	const options = parameters
 		.filter((parameter) => parameter.in === "query")
 		.map((parameter) =>
@@ -59,15 +62,21 @@ function operationOf(document: Node, path: string, method: string, item: Node, o
 		const content = node(node(operation.requestBody, path).content, path);
 		const schema = resolved(document, node(content["application/json"], path).schema, path);
 		for (const [name, property] of Object.entries(node(schema.properties ?? {}, path))) {
-			options.push(optionOf(document, name, "body", property, node(property, name).description));
+			const option = optionOf(document, name, "body", property, node(property, name).description);
+			if (!words.delete(name)) options.push(option);
+			else args.push({ name, in: "body", type: option.type, required: true, description: option.description });
 		}
 	}
+	if (words.size > 0) throw new Error(`openapi.yaml: ${path} x-cli.arguments: there is no ${[...words].join(", ")}`);
+	// What may be left out comes last.
+	args.sort((a, b) => Number(b.required) - Number(a.required));
 	return {
 		command: text(cli.command, `${path} x-cli.command`),
 		operation: text(operation.operationId, path),
 		method: method.toUpperCase(),
 		path,
 		summary: text(operation.summary, path),
+		description: typeof operation.description === "string" ? operation.description.trim() : "",
 		...(cli.hidden === true ? { hidden: true } : {}),
 		...(typeof cli.output === "string" ? { output: cli.output } : {}),
 		...(typeof cli.done === "string" ? { done: cli.done } : {}),
@@ -98,13 +107,20 @@ export type Operation = {
 	/** With \`{name}\` where an argument goes. */
 	readonly path: string;
 	readonly summary: string;
+	readonly description: string;
 	readonly hidden?: boolean;
 	readonly output?: "service" | "revisions" | "session";
 	/** What is said when it has worked. */
 	readonly done?: string;
-	/** The state that is waited for before that. */
-	readonly wait?: "gone" | "Stopped" | "Running";
-	readonly arguments: readonly { readonly name: string; readonly required: boolean; readonly description: string }[];
+	/** The state that is waited for before that; \`verdict\`: a new revision is followed as \`update\` does. */
+	readonly wait?: "gone" | "Stopped" | "Running" | "verdict";
+	readonly arguments: readonly {
+		readonly name: string;
+		readonly in: "path" | "body";
+		readonly type: "integer" | "string";
+		readonly required: boolean;
+		readonly description: string;
+	}[];
 	readonly options: readonly {
 		readonly name: string;
 		readonly flag: string;

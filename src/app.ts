@@ -11,7 +11,7 @@ import { authorizer } from "./routes/caller.ts";
 import { sendProblem } from "./routes/problem.ts";
 import { type ServerFacts, serverHandlers } from "./routes/server.ts";
 import { serviceHandlers } from "./routes/services.ts";
-import { uploadSource } from "./routes/sources.ts";
+import { type UploadLimits, uploadSource } from "./routes/sources.ts";
 import { streamHandlers } from "./routes/streams.ts";
 
 export type AppDeps = {
@@ -28,6 +28,7 @@ export type AppDeps = {
 	readonly logger: NonNullable<FastifyServerOptions["loggerInstance"]>;
 	/** How often a followed stream shows that it is alive when nothing else does. Default 15,000. */
 	readonly heartbeatMs?: number;
+	readonly uploads?: UploadLimits;
 	readonly tls: { readonly cert: Buffer; readonly key: Buffer } | null;
 };
 
@@ -36,23 +37,46 @@ const MAX_JSON_BYTES = 1024 * 1024;
 
 const HEARTBEAT_MS = 15_000;
 
+/** Uploads at the same time, and the longest pause in one. */
+const UPLOADS: UploadLimits = { parallel: 64, pauseMs: 60_000 };
+
+/** The answer to what is not HTTP: a bad request line or header never reaches a route. */
+const MALFORMED = (() => {
+	const body = JSON.stringify({
+		type: "urn:runtime-builds:problem:invalid_argument",
+		title: "Invalid argument",
+		status: 400,
+		code: "invalid_argument",
+		detail: "the request's line or headers are malformed or too large",
+	});
+	const head = [
+		"HTTP/1.1 400 Bad Request",
+		"content-type: application/problem+json",
+		`content-length: ${body.length}`,
+		"connection: close",
+	];
+	return `${head.join("\r\n")}\r\n\r\n${body}`;
+})();
+
 /** The HTTP server, not listening yet. */
 export async function buildApp(deps: AppDeps): Promise<FastifyInstance> {
 	const app: FastifyInstance = fastify({
 		loggerInstance: deps.logger,
 		...(deps.tls === null ? {} : { https: deps.tls }),
 		bodyLimit: MAX_JSON_BYTES,
-		// A slow upload is no fault: it has a limit on bytes, and each pause one of its own.
+		// A slow upload is no fault: it has a limit on bytes, and routes/sources.ts one on each pause.
 		requestTimeout: 0,
 		connectionTimeout: 0,
 		forceCloseConnections: "idle",
 		routerOptions: { maxParamLength: 1024, ignoreDuplicateSlashes: false },
 		frameworkErrors: sendProblem,
 		logController: new LogController({ disableRequestLogging: true }),
-		// A bad request line or header never reaches a route.
 		clientErrorHandler: (_error, socket) => {
-			if (socket.writable) socket.end("HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+			if (socket.writable) socket.end(MALFORMED);
 		},
+	});
+	app.addHook("onSend", async (_request, reply) => {
+		if (deps.down.aborted) reply.header("connection", "close");
 	});
 	app.decorateRequest("caller", null);
 	app.setErrorHandler(sendProblem);
@@ -63,7 +87,8 @@ export async function buildApp(deps: AppDeps): Promise<FastifyInstance> {
 		app.getDefaultJsonParser("error", "error"),
 	);
 	await app.register(multipart, {
-		limits: { fileSize: deps.facts.maxSourceBytes, files: 1, fields: 16, fieldSize: 64 * 1024, parts: 20 },
+		// A second file is seen, and refused in words.
+		limits: { fileSize: deps.facts.maxSourceBytes, files: 2, fields: 16, fieldSize: 64 * 1024, parts: 20 },
 		throwFileSizeLimit: false,
 	});
 	app.setNotFoundHandler((request, reply) => {
@@ -84,7 +109,7 @@ export async function buildApp(deps: AppDeps): Promise<FastifyInstance> {
 		);
 	});
 	const handlers = {
-		uploadSource: uploadSource(deps.manager, { maxBytes: deps.facts.maxSourceBytes }),
+		uploadSource: uploadSource(deps.manager, { ...(deps.uploads ?? UPLOADS), maxBytes: deps.facts.maxSourceBytes }),
 		...serviceHandlers(deps.manager, deps.changes),
 		...streamHandlers(deps.manager, deps.follow, { down: deps.down, heartbeatMs: deps.heartbeatMs ?? HEARTBEAT_MS }),
 		...buildHandlers(deps.manager),

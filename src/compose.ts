@@ -14,8 +14,9 @@ import { NodeLauncher } from "./builders/launchers/node.ts";
 import { ProcfileLauncher } from "./builders/launchers/procfile.ts";
 import { PythonLauncher } from "./builders/launchers/python.ts";
 import { packageSettings } from "./builders/launchers/tools.ts";
-import type { Config } from "./config.ts";
+import { type Config, flagOf } from "./config.ts";
 import { loadContract, projectRoot } from "./contract/document.ts";
+import { AppError, messageOf } from "./errors.ts";
 import { Database } from "./leveldb/database.ts";
 import { createCore } from "./manager/core.ts";
 import { FileBuildLogs } from "./manager/file-build-logs.ts";
@@ -30,6 +31,10 @@ import { openSourceTree } from "./sources/tree.ts";
 
 /** How long a server that goes down waits for requests under way. */
 const CLOSE_MS = 30_000;
+/** How long their answers may take to leave after that. */
+const LAST_WORDS_MS = 2_000;
+/** How long ending all services may take; each has its own grace. */
+const STOP_ALL_MS = 120_000;
 
 export type Server = {
 	readonly app: FastifyInstance;
@@ -150,7 +155,7 @@ async function assemble(config: Config, log: Logger, opened: AsyncDisposable[]):
 		tls:
 			config.tlsCert === null || config.tlsKey === null
 				? null
-				: { cert: await readFile(config.tlsCert), key: await readFile(config.tlsKey) },
+				: { cert: await pemFile(config.tlsCert, "tlsCert"), key: await pemFile(config.tlsKey, "tlsKey") },
 	});
 
 	return {
@@ -167,15 +172,30 @@ async function assemble(config: Config, log: Logger, opened: AsyncDisposable[]):
 		close: async () => {
 			ready = false;
 			down.abort();
-			const timer = setTimeout(() => deadline.abort(), CLOSE_MS);
-			await app.close();
-			clearTimeout(timer);
-			await upkeep.stop();
-			await driver.shutdown();
-			if (config.stopServices) await runtime.stopAll({ signal: new AbortController().signal });
-			await closeAll(opened);
+			// Who has not finished by then is cut off: a client that stalls must not keep the server up.
+			const timers = [
+				setTimeout(() => deadline.abort(), CLOSE_MS),
+				setTimeout(() => app.server.closeAllConnections(), CLOSE_MS + LAST_WORDS_MS),
+			];
+			try {
+				await app.close();
+				await upkeep.stop();
+				await driver.shutdown();
+				if (config.stopServices) await runtime.stopAll({ signal: AbortSignal.timeout(STOP_ALL_MS) });
+			} finally {
+				for (const timer of timers) clearTimeout(timer);
+				await closeAll(opened);
+			}
 		},
 	};
+}
+
+async function pemFile(file: string, setting: "tlsCert" | "tlsKey"): Promise<Buffer> {
+	try {
+		return await readFile(file);
+	} catch (cause) {
+		throw new AppError("invalid_argument", `${flagOf(setting)} cannot be read: ${messageOf(cause)}`, { cause });
+	}
 }
 
 /** The version in package.json. */

@@ -115,6 +115,14 @@ async function explain(error: unknown, config: Config): Promise<[string, string 
 		case "EACCES":
 		case "EPERM":
 			return [messageOf(error), `Choose another folder with ${flagOf("dataDir")} FOLDER.`];
+		case "ENOENT":
+		case "ENOTDIR":
+		case "EEXIST":
+		case "EROFS":
+			return [
+				`${config.dataDir} cannot be used: ${messageOf(error)}`,
+				`Choose another folder with ${flagOf("dataDir")} FOLDER.`,
+			];
 		case "ENOSPC":
 			return ["the disk is full", "Free some space, then start again."];
 	}

@@ -24,6 +24,7 @@ export type CallOptions = {
 	readonly query?: Query;
 	readonly body?: unknown;
 	readonly contentType?: string;
+	readonly headers?: Readonly<Record<string, string>>;
 	readonly signal?: AbortSignal | undefined;
 	/** Milliseconds for the whole answer. */
 	readonly timeout?: number;
@@ -98,7 +99,7 @@ export class Api {
 	/** One JSON call. A read over a kept-alive connection that the server had just closed is tried once more. */
 	async call(method: string, path: string, options: CallOptions = {}): Promise<Answer> {
 		const payload = options.body === undefined ? undefined : JSON.stringify(options.body);
-		const headers: Record<string, string | number> = { accept: "application/json" };
+		const headers: Record<string, string | number> = { accept: "application/json", ...options.headers };
 		if (payload !== undefined) {
 			headers["content-type"] = options.contentType ?? "application/json";
 			headers["content-length"] = Buffer.byteLength(payload);

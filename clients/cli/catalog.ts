@@ -18,7 +18,8 @@ export type CommandSpec = {
 	/** Takes `-- args…` for the service's program. */
 	readonly passes?: boolean;
 	readonly hidden?: boolean;
-	readonly examples?: readonly string[];
+	/** What it does, where the manual says nothing. */
+	readonly about?: string;
 	readonly load: () => Promise<(context: Context, input: Input) => Promise<number>>;
 };
 
@@ -30,12 +31,22 @@ export const GLOBAL_OPTIONS: readonly OptionSpec[] = [
 	{ flags: "--fields <names>", help: "only these fields of the JSON, as a,b,c" },
 	{ flags: "-q, --quiet", help: "no build log off a terminal" },
 	{ flags: "-v, --verbose", help: "say more, error codes too" },
+	{ flags: "-h, --help", help: "this page" },
 ];
+
+/** Not one of ours: the launcher starts it. */
+export const SERVER = { name: "server", summary: "Start a server on this machine" };
+
+export function synopsis(spec: CommandSpec, prefix = `runtime ${spec.name}`): string {
+	return [prefix, ...spec.args.map(({ name, required }) => (required ? `<${name}>` : `[${name}]`))].join(" ");
+}
 
 const NAME = { name: "name", required: true, help: "the service's name" };
 const VERSION = { name: "version", required: false, help: "its version; latest by default" };
 const REVISION: OptionSpec = { flags: "--revision <n>", help: "this revision" };
 const FOLLOW: OptionSpec = { flags: "-f, --follow", help: "go on with what comes" };
+
+const NO_WAIT: OptionSpec = { flags: "--no-wait", help: "return when the server has accepted it" };
 
 const SETTINGS: readonly OptionSpec[] = [
 	{ flags: "--name <name>", help: "the service's name; the folder's by default" },
@@ -49,11 +60,16 @@ const SETTINGS: readonly OptionSpec[] = [
 	{ flags: "--health-timeout <seconds>", help: "how long it may take to be ready; 60 by default" },
 	{ flags: "--restart <policy>", help: "always, on-failure or never" },
 	{ flags: "--instances <n>", help: "how many run side by side" },
-	{ flags: "--no-wait", help: "return when the server has accepted it" },
-	{ flags: "--dry-run", help: "list what would be uploaded" },
+	{ flags: "--source <key>", help: "what was uploaded before, source://…, instead of an upload" },
+	NO_WAIT,
+	{ flags: "--dry-run", help: "list what would be uploaded, with sizes; nothing is sent" },
 ];
 const UNSET: OptionSpec = { flags: "--unset-env <K>", help: "remove an environment variable", repeat: true };
-const SOURCE = { name: "source", required: false, help: "a folder; the current one by default" };
+const SOURCE = {
+	name: "source",
+	required: false,
+	help: "a folder (the current one by default), a git repository, or the key of an upload",
+};
 
 const BY_HAND: readonly CommandSpec[] = [
 	{
@@ -62,20 +78,14 @@ const BY_HAND: readonly CommandSpec[] = [
 		args: [SOURCE],
 		options: SETTINGS,
 		passes: true,
-		examples: ["runtime run .", "runtime run ./cmd/api --name api --env LEVEL=debug -- -addr '$HOST:$PORT'"],
 		load: async () => (await import("./commands/run.ts")).run,
 	},
 	{
 		name: "update",
 		summary: "Build and run a service anew; what is not said is kept",
-		args: [{ ...SOURCE, help: "a folder, or the name of a service (whose source is kept)" }],
+		args: [{ ...SOURCE, help: "as for run, or the name of a service (whose build is kept)" }],
 		options: [...SETTINGS, UNSET],
 		passes: true,
-		examples: [
-			"runtime update .",
-			"runtime update hello --env LEVEL=debug",
-			"runtime update hello --    (no args any more)",
-		],
 		load: async () => (await import("./commands/run.ts")).update,
 	},
 	{
@@ -84,8 +94,14 @@ const BY_HAND: readonly CommandSpec[] = [
 		args: [SOURCE],
 		options: [...SETTINGS, UNSET],
 		passes: true,
-		examples: ["runtime deploy . --version $BRANCH"],
 		load: async () => (await import("./commands/run.ts")).deploy,
+	},
+	{
+		name: "source upload",
+		summary: "Upload a folder and print its key; for CI",
+		args: [{ ...SOURCE, name: "folder", help: "the current one by default" }],
+		options: [{ flags: "--dry-run", help: "list what would be uploaded, with sizes; nothing is sent" }],
+		load: async () => (await import("./commands/source.ts")).uploadSource,
 	},
 	{
 		name: "wait",
@@ -128,6 +144,13 @@ const BY_HAND: readonly CommandSpec[] = [
 		load: async () => (await import("./commands/logs.ts")).events,
 	},
 	{
+		name: "open",
+		summary: "Open a service's URL",
+		args: [NAME, VERSION],
+		options: [],
+		load: async () => (await import("./commands/open.ts")).open,
+	},
+	{
 		name: "build download",
 		summary: "Download a service's executable, checked",
 		args: [NAME, VERSION],
@@ -140,18 +163,37 @@ const GENERATED: readonly CommandSpec[] = OPERATIONS.map((operation) => ({
 	name: operation.command,
 	summary: operation.summary,
 	hidden: operation.hidden === true,
-	args: operation.arguments.map(({ name, required, description }) => ({ name, required, help: description })),
+	args: operation.arguments.map(({ name, required, description }) => ({
+		name,
+		required,
+		help: name === "version" ? VERSION.help : description,
+	})),
 	options: [
 		...operation.options.map(({ flag, type, description }) => ({
 			flags: `--${flag} <${type === "integer" ? "n" : "text"}>`,
 			help: description,
 		})),
-		...(operation.wait === undefined ? [] : [{ flags: "--no-wait", help: "return when the server has accepted it" }]),
+		...(operation.wait === undefined ? [] : [NO_WAIT]),
 	],
+	about: operation.description,
 	load: async () => {
+		if (operation.wait === "verdict") {
+			const { followed } = await import("./commands/followed.ts");
+			return (context: Context, input: Input) => followed(operation, context, input);
+		}
 		const { generated } = await import("./commands/generated.ts");
 		return (context: Context, input: Input) => generated(operation, context, input);
 	},
 }));
 
-export const COMMANDS: readonly CommandSpec[] = [...BY_HAND, ...GENERATED];
+const LAST: readonly CommandSpec[] = [
+	{
+		name: "completion",
+		summary: "Print a script that completes commands in your shell",
+		args: [{ name: "shell", required: true, help: "bash, zsh or fish" }],
+		options: [],
+		load: async () => (await import("./commands/completion.ts")).completion,
+	},
+];
+
+export const COMMANDS: readonly CommandSpec[] = [...BY_HAND, ...GENERATED, ...LAST];

@@ -7,13 +7,20 @@ export type Operation = {
 	/** With `{name}` where an argument goes. */
 	readonly path: string;
 	readonly summary: string;
+	readonly description: string;
 	readonly hidden?: boolean;
 	readonly output?: "service" | "revisions" | "session";
 	/** What is said when it has worked. */
 	readonly done?: string;
-	/** The state that is waited for before that. */
-	readonly wait?: "gone" | "Stopped" | "Running";
-	readonly arguments: readonly { readonly name: string; readonly required: boolean; readonly description: string }[];
+	/** The state that is waited for before that; `verdict`: a new revision is followed as `update` does. */
+	readonly wait?: "gone" | "Stopped" | "Running" | "verdict";
+	readonly arguments: readonly {
+		readonly name: string;
+		readonly in: "path" | "body";
+		readonly type: "integer" | "string";
+		readonly required: boolean;
+		readonly description: string;
+	}[];
 	readonly options: readonly {
 		readonly name: string;
 		readonly flag: string;
@@ -33,6 +40,7 @@ export const OPERATIONS: readonly Operation[] = [
 		"method": "GET",
 		"path": "/services",
 		"summary": "List services",
+		"description": "Ordered by name and version. Read on with `cursor` while the answer has a `nextCursor`.",
 		"hidden": true,
 		"arguments": [],
 		"options": [
@@ -84,15 +92,20 @@ export const OPERATIONS: readonly Operation[] = [
 		"method": "GET",
 		"path": "/services/{name}/{version}",
 		"summary": "Show a service",
+		"description": "",
 		"output": "service",
 		"arguments": [
 			{
 				"name": "name",
+				"in": "path",
+				"type": "string",
 				"required": true,
 				"description": "The service's name."
 			},
 			{
 				"name": "version",
+				"in": "path",
+				"type": "string",
 				"required": false,
 				"description": "The service's version, percent-encoded where it holds `/`."
 			}
@@ -105,17 +118,22 @@ export const OPERATIONS: readonly Operation[] = [
 		"method": "DELETE",
 		"path": "/services/{name}/{version}",
 		"summary": "Stop a service and remove it with its builds and logs",
+		"description": "",
 		"output": "service",
 		"done": "{name}:{version} is gone",
 		"wait": "gone",
 		"arguments": [
 			{
 				"name": "name",
+				"in": "path",
+				"type": "string",
 				"required": true,
 				"description": "The service's name."
 			},
 			{
 				"name": "version",
+				"in": "path",
+				"type": "string",
 				"required": false,
 				"description": "The service's version, percent-encoded where it holds `/`."
 			}
@@ -128,15 +146,20 @@ export const OPERATIONS: readonly Operation[] = [
 		"method": "GET",
 		"path": "/services/{name}/{version}/revisions",
 		"summary": "List a service's revisions, newest first",
+		"description": "",
 		"output": "revisions",
 		"arguments": [
 			{
 				"name": "name",
+				"in": "path",
+				"type": "string",
 				"required": true,
 				"description": "The service's name."
 			},
 			{
 				"name": "version",
+				"in": "path",
+				"type": "string",
 				"required": false,
 				"description": "The service's version, percent-encoded where it holds `/`."
 			}
@@ -161,21 +184,60 @@ export const OPERATIONS: readonly Operation[] = [
 		]
 	},
 	{
+		"command": "rollback",
+		"operation": "rollbackService",
+		"method": "POST",
+		"path": "/services/{name}/{version}/rollback",
+		"summary": "Go back to an earlier revision",
+		"description": "Makes a new revision with the build, arguments and environment of an earlier one; nothing is rebuilt. The builds of\nthe newest revisions are kept; 410 where it is not.",
+		"output": "service",
+		"wait": "verdict",
+		"arguments": [
+			{
+				"name": "name",
+				"in": "path",
+				"type": "string",
+				"required": true,
+				"description": "The service's name."
+			},
+			{
+				"name": "revision",
+				"in": "body",
+				"type": "integer",
+				"required": true,
+				"description": "The revision to go back to."
+			},
+			{
+				"name": "version",
+				"in": "path",
+				"type": "string",
+				"required": false,
+				"description": "The service's version, percent-encoded where it holds `/`."
+			}
+		],
+		"options": []
+	},
+	{
 		"command": "cancel",
 		"operation": "cancelRevision",
 		"method": "POST",
 		"path": "/services/{name}/{version}/cancel",
 		"summary": "Cancel a revision that is on its way",
+		"description": "The build is ended and the revision becomes Error(cancelled); what serves goes on. 409 where nothing is on its way.",
 		"output": "service",
 		"done": "{name}:{version}: cancelled",
 		"arguments": [
 			{
 				"name": "name",
+				"in": "path",
+				"type": "string",
 				"required": true,
 				"description": "The service's name."
 			},
 			{
 				"name": "version",
+				"in": "path",
+				"type": "string",
 				"required": false,
 				"description": "The service's version, percent-encoded where it holds `/`."
 			}
@@ -197,16 +259,21 @@ export const OPERATIONS: readonly Operation[] = [
 		"method": "POST",
 		"path": "/services/{name}/{version}/restart",
 		"summary": "Restart the live revision, without a new one and without a gap",
+		"description": "",
 		"output": "service",
 		"done": "{name}:{version} is restarting",
 		"arguments": [
 			{
 				"name": "name",
+				"in": "path",
+				"type": "string",
 				"required": true,
 				"description": "The service's name."
 			},
 			{
 				"name": "version",
+				"in": "path",
+				"type": "string",
 				"required": false,
 				"description": "The service's version, percent-encoded where it holds `/`."
 			}
@@ -219,17 +286,22 @@ export const OPERATIONS: readonly Operation[] = [
 		"method": "POST",
 		"path": "/services/{name}/{version}/stop",
 		"summary": "Stop a service and keep everything",
+		"description": "Cancels a revision on its way. Lasts until `start`, over restarts of the server.",
 		"output": "service",
 		"done": "{name}:{version} is stopped",
 		"wait": "Stopped",
 		"arguments": [
 			{
 				"name": "name",
+				"in": "path",
+				"type": "string",
 				"required": true,
 				"description": "The service's name."
 			},
 			{
 				"name": "version",
+				"in": "path",
+				"type": "string",
 				"required": false,
 				"description": "The service's version, percent-encoded where it holds `/`."
 			}
@@ -242,17 +314,22 @@ export const OPERATIONS: readonly Operation[] = [
 		"method": "POST",
 		"path": "/services/{name}/{version}/start",
 		"summary": "Start a stopped service again",
+		"description": "",
 		"output": "service",
 		"done": "{name}:{version} is running",
 		"wait": "Running",
 		"arguments": [
 			{
 				"name": "name",
+				"in": "path",
+				"type": "string",
 				"required": true,
 				"description": "The service's name."
 			},
 			{
 				"name": "version",
+				"in": "path",
+				"type": "string",
 				"required": false,
 				"description": "The service's version, percent-encoded where it holds `/`."
 			}
@@ -265,6 +342,7 @@ export const OPERATIONS: readonly Operation[] = [
 		"method": "GET",
 		"path": "/session",
 		"summary": "Who am I, and what does this server take",
+		"description": "Checks a token without doing anything. The CLI asks before it uploads.",
 		"output": "session",
 		"arguments": [],
 		"options": []

@@ -34,12 +34,15 @@ export class Options {
 
 	integer(name: string, flag: string, least: number, most: number): number | undefined {
 		const text = this.text(name);
-		if (text === undefined) return undefined;
-		const value = Number(text);
-		if (!/^\d+$/.test(text) || value < least || value > most)
-			throw usage(`${flag}: "${text}" is no whole number from ${least} to ${most}`);
-		return value;
+		return text === undefined ? undefined : integer(text, flag, least, most);
 	}
+}
+
+export function integer(text: string, what: string, least: number, most: number): number {
+	const value = Number(text);
+	if (!/^\d+$/.test(text) || value < least || value > most)
+		throw usage(`${what}: "${text}" is no whole number from ${least} to ${most}`);
+	return value;
 }
 
 /** What a command was given. */

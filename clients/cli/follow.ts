@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Api, buildPath, servicePath } from "./api.ts";
 import { CliError, EXIT, isCliError } from "./errors.ts";
+import { serviceWords } from "./format.ts";
 import type { Revision, Service, Status } from "./shapes.ts";
 import { isTransient, resume } from "./stream.ts";
 
@@ -80,17 +81,17 @@ async function byEvents(
 			}
 		}
 	} catch (error) {
-		if (options.signal.aborted || !isCliError(error, "not_found")) throw lostFor(error, watched, options);
+		if (options.signal.aborted || !isCliError(error, "not_found")) throw lostFor(api, error, watched, options);
 	}
 	return await settled(api, watched, log, options);
 }
 
-function lostFor(error: unknown, watched: Watched, options: FollowOptions): unknown {
+function lostFor(api: Api, error: unknown, watched: Watched, options: FollowOptions): unknown {
 	if (options.signal.aborted || !isTransient(error)) return error;
 	return new CliError(`${error.message}; revision ${watched.revision} goes on without us`, {
 		exit: EXIT.unreachable,
 		code: "connection_lost",
-		lines: [`Follow:  runtime wait ${watched.name}${watched.version === "latest" ? "" : ` ${watched.version}`}`],
+		lines: [`Follow:  runtime wait ${serviceWords(watched.name, watched.version)}${api.connection.flags}`],
 		cause: error,
 	});
 }
@@ -123,7 +124,7 @@ async function settled(api: Api, watched: Watched, log: BuildLog, options: Follo
 		} catch (error) {
 			awaySince ??= Date.now();
 			if (options.signal.aborted || !isTransient(error) || Date.now() - awaySince > options.patience)
-				throw lostFor(error, watched, options);
+				throw lostFor(api, error, watched, options);
 		}
 		await sleep(100, undefined, { signal: options.signal });
 	}

@@ -38,6 +38,20 @@ export class Interrupts {
 		return this.#stdin !== undefined;
 	}
 
+	/** Leaves the terminal to `work` meanwhile: keys are its own. */
+	async paused<T>(work: () => Promise<T>): Promise<T> {
+		const stdin = this.#stdin;
+		stdin?.off("data", this.#onData);
+		try {
+			return await work();
+		} finally {
+			if (stdin !== undefined) {
+				this.#raw(true);
+				stdin.on("data", this.#onData).resume();
+			}
+		}
+	}
+
 	close(): void {
 		for (const [signal, listener] of this.#signals) process.off(signal, listener);
 		process.off("exit", this.#onExit).off("SIGCONT", this.#onContinue);

@@ -1,5 +1,4 @@
-import type { Command, Option } from "commander";
-import { COMMANDS, type CommandSpec, GLOBAL_OPTIONS, type OptionSpec } from "./catalog.ts";
+import { COMMANDS, type CommandSpec, GLOBAL_OPTIONS, synopsis } from "./catalog.ts";
 import { Context, Options } from "./context.ts";
 import { CliError, EXIT, hints, usage } from "./errors.ts";
 import { nearest } from "./format.ts";
@@ -17,13 +16,23 @@ export async function main(argv: readonly string[]): Promise<number> {
 	);
 	let context = bare;
 	try {
+		if (argv[0] === "__complete") {
+			const { complete } = await import("./complete.ts");
+			return await complete(bare, argv.slice(1));
+		}
 		const chosen = choose(argv);
 		if (chosen === undefined) return await help(argv);
 		const { spec, words } = chosen;
 		const at = spec.passes ? words.indexOf("--") : -1;
 		const rest = at < 0 ? undefined : words.slice(at + 1);
-		const parsed = parse(spec, at < 0 ? words : words.slice(0, at));
-		if (parsed === undefined) return EXIT.ok;
+		const own = at < 0 ? words : words.slice(0, at);
+		if (own.some(asksForHelp)) {
+			const { page } = await import("./help.ts");
+			process.stdout.write(page(spec));
+			return EXIT.ok;
+		}
+		const { parse } = await import("./command-line.ts");
+		const parsed = parse(spec, own);
 		const options = new Options(parsed.options);
 		context = new Context(options, process);
 		return await (await spec.load())(context, { args: parsed.args, options, rest });
@@ -46,11 +55,7 @@ function choose(argv: readonly string[]): { spec: CommandSpec; words: string[] }
 	if (at > argv.length) throw usage(`${argv.at(-1)} needs a value`, ["See:  runtime help"]);
 	const name = argv[at];
 	const before = argv.slice(0, at);
-	if (
-		name === undefined ||
-		name === "help" ||
-		before.some((word) => word === "-h" || word === "--help" || word === "--version")
-	)
+	if (name === undefined || name === "help" || before.some((word) => asksForHelp(word) || word === "--version"))
 		return undefined;
 	const two = `${name} ${argv[at + 1] ?? ""}`;
 	const spec = COMMANDS.find((command) => command.name === two) ?? COMMANDS.find((command) => command.name === name);
@@ -71,109 +76,22 @@ function choose(argv: readonly string[]): { spec: CommandSpec; words: string[] }
 	throw usage(`There is no command ${name}`, hints([...lines, ["All of them", "runtime help"]]));
 }
 
-function commanderOption({ flags, help, repeat }: OptionSpec): Option {
-	const option = new Option(flags, help);
-	if (repeat === true) option.argParser((value: string, before: string[] | undefined) => [...(before ?? []), value]);
-	return option;
-}
-
-function commandFor(spec: CommandSpec): Command {
-	const command = new Command(`runtime ${spec.name}`).description(spec.summary).exitOverride();
-	for (const { name, required, help } of spec.args) command.argument(required ? `<${name}>` : `[${name}]`, help);
-	if (spec.passes) command.usage(`${synopsis(spec, "").trim()} [options] [-- args…]`);
-	for (const option of spec.options) command.addOption(commanderOption(option));
-	for (const option of GLOBAL_OPTIONS) command.addOption(commanderOption(option).helpGroup("Common options:"));
-	command.configureOutput({ outputError: () => undefined, writeErr: () => undefined });
-	if (spec.examples !== undefined) command.addHelpText("after", examplesOf(spec.examples));
-	return command;
-}
-
-function examplesOf(examples: readonly string[]): string {
-	return `\nExamples:\n${examples.map((line) => `  ${line}\n`).join("")}`;
-}
-
-/** Undefined where help was printed. */
-function parse(
-	spec: CommandSpec,
-	words: readonly string[],
-): { args: string[]; options: Record<string, unknown> } | undefined {
-	const command = commandFor(spec);
-	try {
-		command.parse(words, { from: "user" });
-		return {
-			args: command.processedArgs.filter((value): value is string => typeof value === "string"),
-			options: command.opts(),
-		};
-	} catch (error) {
-		if (!(error instanceof CommanderError)) throw error;
-		if (error.exitCode === 0) return undefined;
-		const [first = "", ...more] = error.message.replace(/^error: /, "").split("\n");
-		const close = more.map((line) => line.replace(/^\((.*)\)$/, "$1"));
-		throw usage(first.charAt(0).toUpperCase() + first.slice(1), [
-			...close,
-			`Usage:  ${synopsis(spec)}`,
-			`See:    runtime help ${spec.name}`,
-		]);
-	}
-}
-
-function synopsis(spec: CommandSpec, prefix = `runtime ${spec.name}`): string {
-	return [prefix, ...spec.args.map(({ name, required }) => (required ? `<${name}>` : `[${name}]`))].join(" ");
-}
-
 async function help(argv: readonly string[]): Promise<number> {
 	if (argv.includes("--version")) {
 		process.stdout.write(`${await ownVersion()}\n`);
 		return EXIT.ok;
 	}
-	const topic = argv[argv.indexOf("help") + 1];
-	if (argv.includes("help") && topic !== undefined && !topic.startsWith("-")) {
-		const name = argv.slice(argv.indexOf("help") + 1).join(" ");
-		const spec =
-			COMMANDS.find((command) => command.name === name) ??
-			COMMANDS.find((command) => command.name.startsWith(`${topic} `));
-		if (spec === undefined) {
-			const close = nearest(
-				topic,
-				COMMANDS.filter((command) => !command.hidden).map((command) => command.name),
-			);
-			throw usage(
-				`There is no command ${topic}`,
-				close.length > 0 ? [`Did you mean:  runtime help ${close[0]}`] : ["See:  runtime help"],
-			);
-		}
-		process.stdout.write(commandFor(spec).helpInformation());
-		if (spec.examples !== undefined) process.stdout.write(examplesOf(spec.examples));
-		return EXIT.ok;
-	}
-	const shown = COMMANDS.filter((command) => !command.hidden).map((command): [string, string] => [
-		synopsis(command, command.name),
-		command.summary,
-	]);
-	const rows: [string, string][] = [
-		...shown,
-		["server", "Start a server on this machine"],
-		["help [command]", "Say what a command takes"],
-	];
-	const width = Math.max(...rows.map(([left]) => left.length));
-	const text = [
-		"Source in, running service out.",
-		"",
-		"Usage:  runtime <command>",
-		"",
-		...rows.map(([left, right]) => `  ${left.padEnd(width)}  ${right}`),
-		"",
-		...hints([
-			["Start here", "runtime server, and in another terminal: runtime run ."],
-			["Server", "--server, RUNTIME_URL, the data folder's server.json, or http://127.0.0.1:8080"],
-			["Token", "RUNTIME_TOKEN, or the data folder's admin-token for the server on this machine"],
-			["Exit codes", "0 ok, 1 failed or refused, 2 usage, 3 unreachable, 4 not signed in, 8 pending, 130 cancelled"],
-		]),
-	];
-	const asked = argv.length === 0 || argv.includes("help") || argv.includes("-h") || argv.includes("--help");
-	if (asked) process.stdout.write(`${text.join("\n")}\n`);
+	const { overview, page, topicOf } = await import("./help.ts");
+	const at = argv.indexOf("help");
+	const words = at < 0 ? [] : argv.slice(at + 1).filter((word) => !word.startsWith("-"));
+	if (words.length > 0) process.stdout.write(page(topicOf(words)));
+	else if (argv.length === 0 || at >= 0 || argv.some(asksForHelp)) process.stdout.write(overview());
 	else throw usage("No command was given", ["See:  runtime help"]);
 	return EXIT.ok;
+}
+
+function asksForHelp(word: string): boolean {
+	return word === "-h" || word === "--help";
 }
 
 /** Of the package that holds us: two folders up in a clone, three up when compiled. */

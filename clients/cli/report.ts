@@ -1,7 +1,7 @@
 import { readFileSync } from "node:fs";
 import { join, relative, sep } from "node:path";
 import { hints } from "./errors.ts";
-import { count, printable, serviceWords } from "./format.ts";
+import { count, printable } from "./format.ts";
 import type { Paint } from "./screen/paint.ts";
 import type { Service, ServiceError } from "./shapes.ts";
 
@@ -16,8 +16,8 @@ export type FailureReport = {
 	readonly cwd: string;
 	/** The command that tries again, or undefined. */
 	readonly again: string | undefined;
-	readonly name: string;
-	readonly version: string;
+	/** The service as an argument of another command. */
+	readonly words: string;
 	/** The build's log, where it was not shown. */
 	readonly log: readonly string[];
 	readonly paint: Paint;
@@ -40,11 +40,10 @@ export function failureLines(report: FailureReport): string[] {
 		for (const line of last) lines.push(paint.dim(`  ${printable(line)}`));
 	}
 	lines.push(outcomeLine(report, inBuild));
-	const words = serviceWords(report.name, report.version);
 	const next: [string, string][] = [];
 	if (report.again !== undefined) next.push([inBuild ? "Fix, then" : "Again", report.again]);
-	if (inBuild) next.push(["Full log", `runtime logs ${words} --build`]);
-	else next.push(["Logs", `runtime logs ${words}`]);
+	if (inBuild) next.push(["Full log", `runtime logs ${report.words} --build`]);
+	else next.push(["Logs", `runtime logs ${report.words}`]);
 	return [...lines, ...hints(next).map((line) => `  ${line}`)];
 }
 

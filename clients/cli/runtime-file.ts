@@ -57,11 +57,9 @@ export function toRuntimeFile(data: unknown): RuntimeFile {
 	for (const key of Object.keys(data)) {
 		if (FIELDS.includes(key)) continue;
 		if (FORBIDDEN.test(key.toLowerCase().replace(/[_-]/g, "")))
-			throw fault(
-				key,
-				"does not belong there: a cloned repository must not say where your token goes, nor hold one",
-				["Try:  --server URL, or RUNTIME_URL and RUNTIME_TOKEN in your environment"],
-			);
+			throw fault(key, "does not belong there: a cloned repository must not say where your token goes, nor hold one", [
+				"Try:  --server URL, or RUNTIME_URL and RUNTIME_TOKEN in your environment",
+			]);
 		throw unknown(key, key, FIELDS);
 	}
 	if (data.$schema !== undefined && typeof data.$schema !== "string") throw fault("$schema", "must be a text");
@@ -142,7 +140,10 @@ function healthOf(value: unknown): RuntimeFile["health"] {
 		throw fault("health/type", `must be one of ${HEALTH_TYPES.join(", ")}`);
 	const path = pattern(value.path, "health/path", /^\/[!-~]{0,1023}$/, "a path that starts with /");
 	const { timeout } = value;
-	if (timeout !== undefined && (typeof timeout !== "number" || !Number.isInteger(timeout) || timeout < 1 || timeout > 3600))
+	if (
+		timeout !== undefined &&
+		(typeof timeout !== "number" || !Number.isInteger(timeout) || timeout < 1 || timeout > 3600)
+	)
 		throw fault("health/timeout", "must be a whole number of seconds from 1 to 3600");
 	return {
 		...(type === undefined ? {} : { type }),

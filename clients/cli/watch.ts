@@ -140,12 +140,11 @@ async function concluded(
 				: `${title} has ended (revision ${watched.revision})`,
 		);
 		if (!replaced)
-			for (const line of hints([["Output", `runtime logs ${serviceWords(watched.name, watched.version)}`]]))
-				screen.say(`  ${line}`);
+			for (const line of hints([["Output", `runtime logs ${wordsOf(options.api, watched)}`]])) screen.say(`  ${line}`);
 		return EXIT.ok;
 	}
 	if (error?.code === "cancelled") {
-		screen.say(cancelledWords(verdict, watched, cancelling));
+		screen.say(cancelledWords(options.api, verdict, watched, cancelling));
 		return EXIT.cancelled;
 	}
 	const known: ServiceError = error ?? {
@@ -169,7 +168,7 @@ async function concluded(
 		log,
 		paint: context.paint,
 	};
-	for (const line of failureLines({ ...report, name: watched.name, version: watched.version })) screen.say(line);
+	for (const line of failureLines({ ...report, words: wordsOf(options.api, watched) })) screen.say(line);
 	return EXIT.failed;
 }
 
@@ -178,12 +177,17 @@ export function errorOf({ service, revision }: Verdict): ServiceError | null {
 	return service?.target?.error ?? service?.error ?? null;
 }
 
-function cancelledWords({ service }: Verdict, watched: Watched, byUs: boolean): string {
+/** The service as an argument of another command that means the same server. */
+function wordsOf(api: Api, { name, version }: Watched): string {
+	return `${serviceWords(name, version)}${api.connection.flags}`;
+}
+
+function cancelledWords(api: Api, { service }: Verdict, watched: Watched, byUs: boolean): string {
 	const first = byUs ? "Cancelled." : `Revision ${watched.revision} was cancelled.`;
 	if (service !== undefined && service.revision !== watched.revision && service.status === "Running") {
 		return `${first} Revision ${service.revision} keeps running.`;
 	}
-	const words = serviceWords(watched.name, watched.version);
+	const words = wordsOf(api, watched);
 	return `${first} ${watched.name} has nothing running.\n  Remove it:  runtime kill ${words}`;
 }
 
@@ -192,7 +196,7 @@ async function left(context: Context, api: Api, watched: Watched, by: Left["by"]
 		context.say("Quit without waiting; the server goes on with the cancellation.");
 		return EXIT.cancelled;
 	}
-	const words = serviceWords(watched.name, watched.version);
+	const words = wordsOf(api, watched);
 	const doing = status === "Starting" ? "starting" : status === "Building" ? "building" : "waiting to be built";
 	if (by === "timeout") context.say(`Revision ${watched.revision} is still ${doing}.`);
 	else context.say(`Detached; revision ${watched.revision} is still ${doing}.`);

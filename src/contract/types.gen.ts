@@ -483,7 +483,9 @@ export interface components {
          *       "$HOST:$PORT"
          *     ]
          */
-        Args: string[];
+        Args: components["schemas"]["Text"][];
+        /** @description Any text without NUL. */
+        Text: string;
         EnvName: string;
         /** @enum {string} */
         Restart: "always" | "on-failure" | "never";
@@ -508,7 +510,7 @@ export interface components {
             metadata?: components["schemas"]["Metadata"];
             args?: components["schemas"]["Args"];
             env?: {
-                [key: string]: string;
+                [key: string]: components["schemas"]["Text"];
             };
             health?: components["schemas"]["HealthCheck"];
             restart?: components["schemas"]["Restart"];
@@ -700,7 +702,7 @@ export interface components {
             status: number;
             /** @enum {string} */
             code: "invalid_argument" | "unauthenticated" | "permission_denied" | "not_found" | "method_not_allowed" | "not_acceptable" | "conflict" | "gone" | "precondition_failed" | "too_large" | "unsupported_media" | "range" | "build_failed" | "key_reused" | "exhausted" | "internal" | "unavailable" | "deadline" | "no_space";
-            /** @description What is wrong */
+            /** @description What is wrong, in one sentence. */
             detail: string;
             /** @description What to do next. */
             hint?: string;

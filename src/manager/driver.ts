@@ -114,7 +114,7 @@ export class Driver {
 		let release: (() => void) | undefined;
 		try {
 			release = await this.#slots.acquire(signal);
-			return await this.#step(id, signal);
+			return await this.#step(id, signal, release);
 		} catch (error) {
 			if (signal.aborted) return undefined;
 			return this.#failed(id, error);
@@ -139,13 +139,20 @@ export class Driver {
 		this.#timers.set(id, setTimeout(() => this.wake(id), ms).unref());
 	}
 
-	async #step(id: string, signal: AbortSignal): Promise<number | undefined> {
+	/** `leave` gives the slot back: before whatever waits for processes to end, which may take as long as they like. */
+	async #step(id: string, signal: AbortSignal, leave: () => void): Promise<number | undefined> {
 		const { store, builds, runtime } = this.#deps;
 		const service = await store.getById(id);
 		if (service === undefined) return undefined;
 		const building = builds.building(id);
-		if (building !== undefined && !mayBuild(service, building)) await builds.stop(id);
-		if (service.desired === "removed") return this.#remove(service, signal);
+		if (building !== undefined && !mayBuild(service, building)) {
+			leave();
+			await builds.stop(id);
+		}
+		if (service.desired === "removed") {
+			leave();
+			return this.#remove(service, signal);
+		}
 		// Its end could not be recorded. Builds begin nowhere but in a step, so that nobody else is at it.
 		if (builds.building(id) === undefined && service.revisions.some(({ status }) => status === "Building")) {
 			await this.#putBack(service);
@@ -161,10 +168,12 @@ export class Driver {
 
 		const observed = await this.#observe(service, signal);
 		if (observed === undefined) return this.#deps.retryMs.first * 10;
-		if (service.desired === "stopped" && service.revisions.some((revision) => revision.status === "Stopping"))
-			await runtime.stop(service, { signal });
-		else if (servesUnwanted(service, observed)) await runtime.stop(service, { signal });
-		for (const revision of unwanted(service, observed)) await runtime.abandon(service, revision, { signal });
+		const stops = service.desired === "stopped" && service.revisions.some(({ status }) => status === "Stopping");
+		const surplus = unwanted(service, observed);
+		const halts = stops || servesUnwanted(service, observed);
+		if (halts || surplus.length > 0) leave();
+		if (halts) await runtime.stop(service, { signal });
+		for (const revision of surplus) await runtime.abandon(service, revision, { signal });
 
 		const current = (await store.getById(id)) ?? service;
 		const due = wantsApply(current, observed);

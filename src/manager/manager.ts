@@ -1,6 +1,6 @@
 import type { Blobs } from "../blob/blobs.ts";
 import type { BlobInfo, ByteRange, Call } from "../blob/store.ts";
-import { AppError } from "../errors.ts";
+import { AppError, isAppError } from "../errors.ts";
 import { failpoint } from "../failpoint.ts";
 import { Draft } from "./draft.ts";
 import type { Driver } from "./driver.ts";
@@ -141,7 +141,13 @@ export class Manager implements Changes {
 		if (before !== undefined) return before;
 		const existing = await this.#deps.store.get(name);
 		if (existing !== undefined) return this.update(name, request, options);
-		return this.create(name.namespace, this.createRequest(name, request, options), options);
+		try {
+			return await this.create(name.namespace, this.createRequest(name, request, options), options);
+		} catch (error) {
+			// Somebody created it meanwhile: then this is an update.
+			if (!isAppError(error, "conflict") || (await this.#deps.store.get(name)) === undefined) throw error;
+			return this.update(name, request, options);
+		}
 	}
 
 	/** What a PUT of a service that does not exist creates. */
@@ -409,12 +415,20 @@ export class Manager implements Changes {
 		draft.set({ desired: "running" });
 		if (runs && !anew) return;
 		const generation = record.lastGeneration + 1;
-		draft.move(record.revision, "Starting", null, { generation, lastGeneration: generation });
+		const change = { generation, lastGeneration: generation };
+		// One that is starting (again) already stays so; only what is started is another one now.
+		if (record.status === "Starting") draft.amend({ ...record, ...change, error: null });
+		else draft.move(record.revision, "Starting", null, change);
 	}
 
-	/** What a patch is laid over: the newest revision that was asked for; its build only if it got one. */
+	/**
+	 * What a patch is laid over: the newest revision that was asked for. One that came to no build is no ground to stand on
+	 * where another one is live: a patch without a source would only fail in the same way.
+	 */
 	async #basis(service: ServiceRecord): Promise<RevisionRecord> {
-		return this.#revision(service, service.newest);
+		const newest = await this.#revision(service, service.newest);
+		const hopeless = newest.status === "Error" && newest.build === null && newest.launch === null;
+		return hopeless && service.live !== null ? this.#revision(service, service.live) : newest;
 	}
 
 	async #revision(service: ServiceRecord, revision: number): Promise<RevisionRecord> {

@@ -9,7 +9,7 @@ export class Semaphore {
 		this.#free = limit;
 	}
 
-	/** Resolves to the release, which may be called once. Rejects with `cancelled` when aborted while waiting. */
+	/** Resolves to the release; what it gives back, it gives back once. Rejects with `cancelled` when aborted while waiting. */
 	async acquire(signal: AbortSignal): Promise<() => void> {
 		if (signal.aborted) throw cancelled(signal);
 		if (this.#free > 0) this.#free--;
@@ -27,7 +27,10 @@ export class Semaphore {
 				signal.addEventListener("abort", leave, { once: true });
 			});
 		}
+		let released = false;
 		return () => {
+			if (released) return;
+			released = true;
 			const next = this.#waiting.shift();
 			if (next === undefined) this.#free++;
 			else next();

@@ -3,7 +3,7 @@ import type { RevisionErrorCode, Status } from "./model.ts";
 /**
  * Which moves a revision may make. Nothing else moves one. Building → Pending is a build put back by a restart of the
  * server; Starting ↔ Running is a program that ended and is started again; Error → Starting is for what the runtime goes
- * on retrying (crash_loop) and for `start`.
+ * on retrying (crash_loop, which may end in any way) and for `start`.
  */
 const LEGAL: Readonly<Record<Status, readonly Status[]>> = {
 	Pending: ["Building", "Starting", "Error"],
@@ -12,7 +12,7 @@ const LEGAL: Readonly<Record<Status, readonly Status[]>> = {
 	Running: ["Starting", "Stopping", "Stopped", "Error", "Unknown"],
 	Stopping: ["Stopped", "Error"],
 	Stopped: ["Starting"],
-	Error: ["Starting", "Running", "Stopping"],
+	Error: ["Starting", "Running", "Stopping", "Stopped", "Error"],
 	Unknown: ["Starting", "Running", "Stopping", "Stopped", "Error"],
 };
 
@@ -28,6 +28,8 @@ const FINAL_ERRORS: ReadonlySet<RevisionErrorCode> = new Set([
 export function isLegal(from: Status | null, to: Status, error: RevisionErrorCode | null = null): boolean {
 	if (from === null) return to === "Pending";
 	if (from === "Error" && error !== null && FINAL_ERRORS.has(error)) return false;
+	// Only what is still retried can end once more.
+	if (from === "Error" && !isActive(to) && error !== "crash_loop") return false;
 	return LEGAL[from].includes(to);
 }
 

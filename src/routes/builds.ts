@@ -24,6 +24,10 @@ export function buildHandlers(manager: Manager): Pick<Handlers, "getBuild"> {
 			headers["content-type"] = "application/octet-stream";
 			const ifRange = request.headers["if-range"];
 			const range = ifRange !== undefined && ifRange !== etag ? undefined : rangeOf(request.headers.range, build.size);
+			if (range === "unsatisfiable") {
+				reply.header("content-range", `bytes */${build.size}`);
+				throw new AppError("range", `the file has ${build.size} bytes`, { field: "Range" });
+			}
 			const length = range === undefined ? build.size : range.end - range.start + 1;
 			headers["content-length"] = String(length);
 			if (range !== undefined) headers["content-range"] = `bytes ${range.start}-${range.end}/${build.size}`;
@@ -43,8 +47,8 @@ function matchesAny(header: string | undefined, etag: string): boolean {
 	return header?.split(",").some((tag) => tag.trim() === "*" || tag.trim().replace(/^W\//, "") === etag) ?? false;
 }
 
-/** One range, or none: several ranges and other units are ignored, as RFC 9110 allows. Rejects with `range`. */
-function rangeOf(header: string | undefined, size: number): ByteRange | undefined {
+/** One range, or none: several ranges and other units are ignored, as RFC 9110 allows. */
+function rangeOf(header: string | undefined, size: number): ByteRange | "unsatisfiable" | undefined {
 	const match = /^bytes=(\d*)-(\d*)$/.exec(header?.trim() ?? "");
 	if (match === null) return undefined;
 	const [, first = "", last = ""] = match;
@@ -52,7 +56,6 @@ function rangeOf(header: string | undefined, size: number): ByteRange | undefine
 	const start = first === "" ? Math.max(0, size - Number(last)) : Number(first);
 	const end = first === "" || last === "" ? size - 1 : Math.min(Number(last), size - 1);
 	if (first !== "" && last !== "" && Number(last) < Number(first)) return undefined;
-	if (start >= size || (first === "" && Number(last) === 0))
-		throw new AppError("range", `the file has ${size} bytes`, { field: "Range" });
+	if (start >= size || (first === "" && Number(last) === 0)) return "unsatisfiable";
 	return { start, end };
 }

@@ -64,6 +64,8 @@ export function sendProblem(error: unknown, request: FastifyRequest, reply: Fast
 		requestId: request.id,
 	};
 	if (status === 401) reply.header("www-authenticate", 'Bearer realm="runtime"');
+	// The rest of a body that stalled is not waited for.
+	if (code === "deadline") reply.header("connection", "close");
 	if (status === 503 || status === 429) reply.header("retry-after", "1");
 	return reply.code(status).type("application/problem+json").send(problem);
 }

@@ -1,27 +1,76 @@
 import type { MultipartFile } from "@fastify/multipart";
 import type { FastifyRequest } from "fastify";
-import type { Handler } from "../contract/bind.ts";
-import { AppError } from "../errors.ts";
+import type { Handler, Input } from "../contract/bind.ts";
+import { AppError, cancelled, isAppError } from "../errors.ts";
 import type { Manager } from "../manager/manager.ts";
 import { namespaceOf } from "./caller.ts";
 
+export type UploadLimits = {
+	/** Uploads at the same time. */
+	readonly parallel: number;
+	/** Milliseconds that may pass without a byte. */
+	readonly pauseMs: number;
+};
+
 /** `POST /sources`: one multipart file, streamed to the store. */
-export function uploadSource(manager: Manager, limits: { readonly maxBytes: number }): Handler<"uploadSource"> {
-	return async ({ request, signal }) => {
+export function uploadSource(
+	manager: Manager,
+	limits: UploadLimits & { readonly maxBytes: number },
+): Handler<"uploadSource"> {
+	let underWay = 0;
+	return async (input) => {
+		if (underWay >= limits.parallel)
+			throw new AppError("exhausted", `${limits.parallel} uploads are under way`, { hint: "Try again in a moment." });
+		underWay++;
+		try {
+			return await upload(manager, limits, input);
+		} finally {
+			underWay--;
+		}
+	};
+}
+
+async function upload(
+	manager: Manager,
+	limits: { readonly maxBytes: number; readonly pauseMs: number },
+	{ request, signal: gone }: Pick<Input<"uploadSource">, "request" | "signal">,
+) {
+	const stalled = new AbortController();
+	const timer = setTimeout(
+		() => stalled.abort(new AppError("deadline", "the upload paused for too long")),
+		limits.pauseMs,
+	);
+	const arrived = () => timer.refresh();
+	const signal = AbortSignal.any([gone, stalled.signal]);
+	try {
 		const namespace = namespaceOf(request);
 		const sha256 = expectedDigest(request.headers["repr-digest"]);
 		const parts = request.parts();
-		const file = await firstFile(parts);
-		const source = await manager.upload(namespace, wholeArchive(file, parts, limits.maxBytes), {
-			signal,
-			maxBytes: limits.maxBytes,
-			...(sha256 === undefined ? {} : { sha256 }),
-		});
-		return {
-			status: 201,
-			body: { source: `source://${source.id}`, digest: `sha256:${source.sha256}`, size: source.size },
-		};
-	};
+		const file = await unlessAborted(firstFile(parts), signal);
+		const archive = wholeArchive(file, parts, limits.maxBytes, arrived);
+		const options = { signal, maxBytes: limits.maxBytes, ...(sha256 === undefined ? {} : { sha256 }) };
+		const source = await manager.upload(namespace, archive, options);
+		const body = { source: `source://${source.id}`, digest: `sha256:${source.sha256}`, size: source.size };
+		return { status: 201 as const, body };
+	} catch (error) {
+		if (isAppError(error) && error.field === "sha256")
+			throw new AppError("invalid_argument", "the archive does not have this digest", {
+				cause: error,
+				field: "Repr-Digest",
+			});
+		throw error;
+	} finally {
+		clearTimeout(timer);
+	}
+}
+
+function unlessAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
+	return new Promise((resolve, reject) => {
+		const onAbort = () => reject(cancelled(signal));
+		if (signal.aborted) return onAbort();
+		signal.addEventListener("abort", onAbort, { once: true });
+		work.then(resolve, reject).finally(() => signal.removeEventListener("abort", onAbort));
+	});
 }
 
 type Parts = ReturnType<FastifyRequest["parts"]>;
@@ -46,10 +95,16 @@ async function firstFile(parts: Parts): Promise<MultipartFile> {
  * The file's bytes. Ends well only when the whole form has arrived: a file over its limit ends like any other and a form
  * that broke off looks like a short file, so both are made errors here, before the store makes the blob visible.
  */
-async function* wholeArchive(file: MultipartFile, parts: Parts, maxBytes: number): AsyncIterable<Uint8Array> {
+async function* wholeArchive(
+	file: MultipartFile,
+	parts: Parts,
+	maxBytes: number,
+	arrived: () => void,
+): AsyncIterable<Uint8Array> {
 	let head = Buffer.alloc(0);
 	try {
 		for await (const chunk of file.file) {
+			arrived();
 			if (head.length < 2) {
 				head = Buffer.concat([head, chunk.subarray(0, 2)]);
 				if (head.length >= 2) checkMagic(head);

@@ -1,6 +1,7 @@
 import { createHash } from "node:crypto";
 import { once } from "node:events";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
+import { CONTRACT_VERSION } from "../../clients/cli/commands.gen.ts";
 import type { components } from "../../src/contract/types.gen.ts";
 
 type Schemas = components["schemas"];
@@ -22,6 +23,8 @@ export type FakeOptions = {
 	readonly contract?: string;
 	readonly builders?: readonly { name: string; markers: string[] }[];
 	readonly maxSourceBytes?: number;
+	/** What `GET /remotes` answers; without it the server has no such operation. */
+	readonly remote?: (source: string) => { status: number; body: unknown };
 };
 
 type Held = {
@@ -61,6 +64,7 @@ export class FakeServer {
 		url: string;
 		namespace: string | undefined;
 		authorization: string | undefined;
+		key?: string | undefined;
 		body?: unknown;
 	}[] = [];
 	readonly uploads: { digest: string; size: number; whole: boolean }[] = [];
@@ -77,6 +81,8 @@ export class FakeServer {
 	readonly #streams = new Set<ServerResponse>();
 	readonly #wakers = new Set<() => void>();
 	readonly #gates = new Set<string>();
+	/** By Idempotency-Key: which service it made or changed. */
+	readonly #made = new Map<string, Held>();
 	#seq = 0;
 
 	private constructor(options: FakeOptions) {
@@ -152,6 +158,7 @@ export class FakeServer {
 			url: url.pathname + url.search,
 			namespace: one(headers["runtime-namespace"]),
 			authorization: headers.authorization,
+			key: one(headers["idempotency-key"]),
 		};
 		this.requests.push(record);
 		if (this.options.token !== undefined && headers.authorization !== `Bearer ${this.options.token}`) {
@@ -161,9 +168,17 @@ export class FakeServer {
 		if (url.pathname === "/sources") return await this.#upload(request, response);
 		if (method !== "GET") record.body = await jsonOf(request);
 		const parts = url.pathname.split("/").slice(1).map(decodeURIComponent);
+		if (parts[0] === "remotes" && this.options.remote !== undefined) {
+			const { status, body } = this.options.remote(url.searchParams.get("source") ?? "");
+			return status === 200
+				? this.#json(response, 200, body)
+				: this.#problem(response, status, String(asRecord(body).code), String(asRecord(body).detail));
+		}
+		const again = record.key === undefined ? undefined : this.#made.get(record.key);
+		if (again !== undefined) return this.#accepted(response, again, record.key);
 		if (parts[0] === "session") return this.#json(response, 200, this.#session());
 		if (parts[0] === "services" && parts.length === 1) {
-			return method === "POST" ? this.#post(response, record.body) : this.#list(response, url.searchParams);
+			return method === "POST" ? this.#post(response, record.body, record.key) : this.#list(response, url.searchParams);
 		}
 		const [kind, name = "", version = "", action = ""] = parts;
 		const held = this.services.get(`${name}:${version}`);
@@ -171,7 +186,7 @@ export class FakeServer {
 			return action === "log" ? this.#buildLog(response, held, url) : this.#download(response, held);
 		if (kind !== "services") return this.#problem(response, 404, "not_found", `there is no ${url.pathname}`);
 		if (held === undefined && method === "PUT")
-			return this.#post(response, { ...asRecord(record.body), name, version });
+			return this.#post(response, { ...asRecord(record.body), name, version }, record.key);
 		if (held === undefined) return this.#problem(response, 404, "not_found", `there is no service ${name}:${version}`);
 		if (action === "revisions") {
 			const before = Number(url.searchParams.get("before") ?? "1000000");
@@ -195,6 +210,8 @@ export class FakeServer {
 				() => held.gone,
 			);
 		}
+		if (action === "rollback")
+			return this.#rollback(response, held, Number(asRecord(record.body).revision), record.key);
 		if (action !== "") return this.#action(response, held, action);
 		if (method === "GET") return this.#json(response, 200, this.#view(held));
 		if (method === "DELETE") {
@@ -203,7 +220,7 @@ export class FakeServer {
 			this.wake();
 			return this.#json(response, 202, this.#view(held));
 		}
-		return this.#change(response, held, asRecord(record.body));
+		return this.#change(response, held, asRecord(record.body), record.key);
 	}
 
 	#session(): Schemas["Session"] {
@@ -213,7 +230,7 @@ export class FakeServer {
 			namespace: "acme",
 			server: {
 				version: "0.1.0",
-				contract: contract ?? "0.1.0",
+				contract: contract ?? CONTRACT_VERSION,
 				builders: [...(builders ?? [{ name: "go", markers: ["go.mod"] }])],
 				maxSourceBytes: maxSourceBytes ?? 2 ** 31,
 			},
@@ -252,7 +269,7 @@ export class FakeServer {
 		this.#json(response, 201, { source: `source://s${this.uploads.length}`, digest: upload.digest, size: upload.size });
 	}
 
-	#post(response: ServerResponse, body: unknown): void {
+	#post(response: ServerResponse, body: unknown, key: string | undefined): void {
 		const wanted = asRecord(body);
 		const name = String(wanted.name);
 		const version = typeof wanted.version === "string" ? wanted.version : "latest";
@@ -262,20 +279,32 @@ export class FakeServer {
 		}
 		const held = this.#create(name, version, asRecord(wanted.metadata));
 		this.#begin(held, wanted);
-		this.#accepted(response, held);
+		this.#accepted(response, held, key);
 	}
 
-	#change(response: ServerResponse, held: Held, patch: Record<string, unknown>): void {
+	#change(response: ServerResponse, held: Held, patch: Record<string, unknown>, key: string | undefined): void {
 		for (const [key, value] of Object.entries(asRecord(patch.metadata))) held.metadata[key] = String(value);
 		if (Object.keys(patch).every((key) => key === "metadata")) {
 			this.#json(response, 200, this.#view(held));
 			return;
 		}
 		this.#begin(held, patch);
-		this.#accepted(response, held);
+		this.#accepted(response, held, key);
 	}
 
-	#accepted(response: ServerResponse, held: Held): void {
+	/** A new revision with the build of an earlier one. */
+	#rollback(response: ServerResponse, held: Held, number: number, key: string | undefined): void {
+		const old = held.revisions.find(({ revision }) => revision === number);
+		if (old === undefined) {
+			this.#problem(response, 404, "not_found", `there is no revision ${number}`, { field: "revision" });
+			return;
+		}
+		this.#begin(held, { args: old.args, entrypoint: old.entrypoint });
+		this.#accepted(response, held, key);
+	}
+
+	#accepted(response: ServerResponse, held: Held, key: string | undefined): void {
+		if (key !== undefined) this.#made.set(key, held);
 		if (this.loseAnswers > 0) {
 			this.loseAnswers -= 1;
 			response.destroy();
@@ -532,8 +561,8 @@ export class FakeServer {
 		response.writeHead(status, { "content-type": "application/json" }).end(JSON.stringify(body));
 	}
 
-	#problem(response: ServerResponse, status: number, code: string, detail: string): void {
-		const body = { type: "about:blank", title: code, status, code, detail, requestId: "r1" };
+	#problem(response: ServerResponse, status: number, code: string, detail: string, extra: object = {}): void {
+		const body = { type: "about:blank", title: code, status, code, detail, requestId: "r1", ...extra };
 		response
 			.writeHead(status, { "content-type": "application/problem+json", connection: "close" })
 			.end(JSON.stringify(body));

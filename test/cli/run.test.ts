@@ -363,8 +363,11 @@ t.test("a server of another contract is mentioned", async (t) => {
 
 t.test("--dry-run lists, and asks no server", async (t) => {
 	const { fake, top, env } = await fixture(t);
-	const { code, stdout } = await runtime(["run", "hello", "--dry-run"], { cwd: top, env });
+	const { code, stdout, stderr } = await runtime(["run", "hello", "--dry-run"], { cwd: top, env });
 	t.equal(code, 0);
-	t.equal(stdout, "go.mod\nmain.go\n");
+	t.equal(stdout, "34\tgo.mod\n62\tmain.go\n");
+	t.equal(stderr, `hello:latest: 2 files, 96 B of ${join(top, "hello")}, entrypoint .; nothing was sent\n`);
+	const json = await runtime(["deploy", "hello", "--dry-run", "--json"], { cwd: top, env });
+	t.match(JSON.parse(json.stdout), { name: "hello", size: 96, files: [{ path: "go.mod", size: 34 }, {}] });
 	t.equal(fake.requests.length, 0);
 });

@@ -8,7 +8,7 @@ import { type Core, createCore } from "../../src/manager/core.ts";
 import { FileBuildLogs } from "../../src/manager/file-build-logs.ts";
 import type { Follow } from "../../src/manager/follow.ts";
 import { LevelServiceStore } from "../../src/manager/level-store.ts";
-import type { Manager } from "../../src/manager/manager.ts";
+import type { Changes, Manager } from "../../src/manager/manager.ts";
 import { revisionOf, type ServiceName, type ServiceRecord, sourceId, sourceKey } from "../../src/manager/model.ts";
 import { sweep } from "../../src/manager/sweep.ts";
 import type { CreateRequest } from "../../src/manager/wish.ts";
@@ -76,6 +76,10 @@ export class TestCore {
 		return this.#alive().follow;
 	}
 
+	get changes(): Changes {
+		return this.#alive().changes;
+	}
+
 	get life(): Life {
 		return this.#life;
 	}
@@ -88,7 +92,9 @@ export class TestCore {
 	/** A new life over what is stored, as a start of the server: sweep, then recovery. */
 	async begin(fault?: (name: string) => Fault): Promise<void> {
 		const life = new Life(fault);
+		const before = this.#life;
 		this.#life = life;
+		await before.quiet();
 		const store = life.store(this.store);
 		const blobs = new Blobs(life.blobs(this.blobStore));
 		const log = (level: string) => (details: object, message: string) => {

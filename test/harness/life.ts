@@ -15,6 +15,7 @@ export class Life {
 	/** Decides by the call's name (`store.commit`) what becomes of it. */
 	fault: (name: string) => Fault;
 	#dead = false;
+	readonly #storing = new Set<Promise<unknown>>();
 	readonly #died = Promise.withResolvers<void>();
 
 	constructor(fault: (name: string) => Fault = () => "none") {
@@ -30,6 +31,11 @@ export class Life {
 		return this.#died.promise;
 	}
 
+	/** Resolves when no write of its is under way: the dead write nothing after their successor has begun to read. */
+	async quiet(): Promise<void> {
+		await Promise.allSettled([...this.#storing]);
+	}
+
 	die(): void {
 		this.#dead = true;
 		this.#died.resolve();
@@ -37,7 +43,12 @@ export class Life {
 
 	async call<T>(name: string, action: () => Promise<T>, signal?: AbortSignal): Promise<T> {
 		const fault = await this.#enter(name, signal);
-		const result = await action();
+		const work = action();
+		if (!name.startsWith("runtime.") && !name.startsWith("builder.")) {
+			this.#storing.add(work);
+			void work.finally(() => this.#storing.delete(work)).catch(() => undefined);
+		}
+		const result = await work;
 		await this.#leave(name, fault, signal);
 		return result;
 	}

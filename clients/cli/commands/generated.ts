@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Api } from "../api.ts";
 import type { Operation } from "../commands.gen.ts";
-import type { Context, Input } from "../context.ts";
+import { type Context, type Input, integer } from "../context.ts";
 import { CliError, EXIT, isCliError } from "../errors.ts";
 import { ago, printable, size } from "../format.ts";
 import { missingService } from "../notices.ts";
@@ -10,24 +10,12 @@ import { columns, table } from "../table.ts";
 import { errorWords, statusWords } from "./status.ts";
 
 const LONGEST_WAIT = 120_000;
+const LARGEST = 1_000_000_000;
 
 /** Runs an operation of the contract as its `x-cli` says. */
 export async function generated(operation: Operation, context: Context, input: Input): Promise<number> {
 	const api = await context.api();
-	const values = new Map<string, string>();
-	for (const [index, { name }] of operation.arguments.entries())
-		values.set(name, input.args[index] ?? (name === "version" ? "latest" : ""));
-	const path = operation.path.replace(/\{(\w+)\}/g, (_, name: string) => encodeURIComponent(values.get(name) ?? ""));
-	const query: Record<string, string | number> = {};
-	const body: Record<string, string | number> = {};
-	for (const option of operation.options) {
-		const flag = `--${option.flag}`;
-		const value =
-			option.type === "integer"
-				? input.options.integer(option.key, flag, 1, 1_000_000_000)
-				: input.options.text(option.key);
-		if (value !== undefined) (option.in === "query" ? query : body)[option.name] = value;
-	}
+	const { values, path, query, body } = requestOf(operation, input);
 	const sent = operation.method === "GET" || Object.keys(body).length === 0 ? {} : { body };
 	const answer = await api.call(operation.method, path, { query, ...sent }).catch(async (error: unknown) => {
 		const name = values.get("name");
@@ -43,6 +31,32 @@ export async function generated(operation: Operation, context: Context, input: I
 	return EXIT.ok;
 }
 
+type Values = Record<string, string | number>;
+
+/** The request that a command line asks for. */
+export function requestOf(
+	operation: Operation,
+	input: Input,
+): { values: ReadonlyMap<string, string>; path: string; query: Values; body: Values } {
+	const values = new Map<string, string>();
+	const query: Values = {};
+	const body: Values = {};
+	for (const [index, argument] of operation.arguments.entries()) {
+		const value = input.args[index] ?? (argument.name === "version" ? "latest" : "");
+		values.set(argument.name, value);
+		if (argument.in !== "body") continue;
+		body[argument.name] = argument.type === "integer" ? integer(value, argument.name, 1, LARGEST) : value;
+	}
+	const path = operation.path.replace(/\{(\w+)\}/g, (_, name: string) => encodeURIComponent(values.get(name) ?? ""));
+	for (const option of operation.options) {
+		const flag = `--${option.flag}`;
+		const value =
+			option.type === "integer" ? input.options.integer(option.key, flag, 1, LARGEST) : input.options.text(option.key);
+		if (value !== undefined) (option.in === "query" ? query : body)[option.name] = value;
+	}
+	return { values, path, query, body };
+}
+
 async function service(
 	operation: Operation,
 	context: Context,
@@ -52,7 +66,7 @@ async function service(
 ): Promise<number> {
 	let latest: Service | undefined = first;
 	const { wait } = operation;
-	if (wait !== undefined && input.options.notNo("wait")) latest = await reached(api, first, wait);
+	if (wait !== undefined && wait !== "verdict" && input.options.notNo("wait")) latest = await reached(api, first, wait);
 	const final = latest ?? first;
 	if (context.json) context.printJson(final);
 	else if (operation.done === undefined) for (const line of details(final)) context.print(line);
@@ -63,8 +77,10 @@ async function service(
 	return EXIT.ok;
 }
 
+type Awaited = Exclude<NonNullable<Operation["wait"]>, "verdict">;
+
 /** Polls until the service is in that state; undefined once it is gone. */
-async function reached(api: Api, first: Service, wait: NonNullable<Operation["wait"]>): Promise<Service | undefined> {
+async function reached(api: Api, first: Service, wait: Awaited): Promise<Service | undefined> {
 	const until = Date.now() + LONGEST_WAIT;
 	const title = `${first.name}:${first.version}`;
 	for (let pause = 20; ; pause = Math.min(pause * 2, 1000)) {

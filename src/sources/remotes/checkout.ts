@@ -137,12 +137,14 @@ class Shared<T> {
 	async get(signal: AbortSignal): Promise<T> {
 		for (;;) {
 			if (signal.aborted) throw cancelled(signal);
+			const isOwn = this.#running === undefined;
 			this.#running ??= this.#work(signal).catch((error: unknown) => {
 				this.#running = undefined;
 				throw error;
 			});
 			try {
-				return await unlessAborted(this.#running, signal);
+				// One's own work ends by itself when it is cancelled, and has cleaned up by then.
+				return await (isOwn ? this.#running : unlessAborted(this.#running, signal));
 			} catch (error) {
 				if (!isAppError(error, "cancelled") || signal.aborted) throw error;
 			}

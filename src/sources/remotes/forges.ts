@@ -1,6 +1,6 @@
 import { AppError, type AppErrorOptions, messageOf } from "../../errors.ts";
 import { isRepositoryPath } from "./address.ts";
-import { apiOf, type HostConfig, originOf } from "./hosts.ts";
+import { apiOf, type HostConfig } from "./hosts.ts";
 import type { Outbound } from "./outbound.ts";
 
 /**

@@ -26,6 +26,9 @@ export type ResolveMode = "forge" | "git";
 const MAX_NESTING = 8;
 /** Trees without files; more than that is not worth a wait before the answer. */
 const INSPECT_BYTES = 64 * 1024 ** 2;
+const EVERYTHING = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"];
+/** Git's number for a depth without end: it also lifts the limit of an earlier fetch into the same repository. */
+const ALL_HISTORY = "--depth=2147483647";
 
 export class Resolver {
 	readonly #hosts: readonly HostConfig[];
@@ -93,7 +96,7 @@ export class Resolver {
 			...(pinned.ref === pinned.commit || pinned.ref === "HEAD"
 				? []
 				: [{ what: [`+${pinned.ref}:refs/runtime/pinned`], options: ["--depth=1"] }]),
-			{ what: ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"], options: [] },
+			{ what: EVERYTHING, options: [ALL_HISTORY] },
 		];
 		let failure: GitFailure | undefined;
 		for (const { what, options } of ways) {
@@ -273,7 +276,7 @@ export class Resolver {
 		const call = { signal, bytes: INSPECT_BYTES };
 		const ways = [
 			{ what: [commit], options: ["--depth=1", "--filter=blob:none"] },
-			{ what: ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"], options: ["--filter=blob:none"] },
+			{ what: EVERYTHING, options: [ALL_HISTORY, "--filter=blob:none"] },
 		];
 		for (const { what, options } of ways) {
 			try {
