@@ -6,9 +6,11 @@ import type { Contract } from "./contract/document.ts";
 import { AppError } from "./errors.ts";
 import type { Follow } from "./manager/follow.ts";
 import type { Changes, Manager } from "./manager/manager.ts";
+import type { RemoteSources } from "./manager/remote-sources.ts";
 import { buildHandlers } from "./routes/builds.ts";
 import { authorizer } from "./routes/caller.ts";
 import { sendProblem } from "./routes/problem.ts";
+import { resolveRemote } from "./routes/remotes.ts";
 import { type ServerFacts, serverHandlers } from "./routes/server.ts";
 import { serviceHandlers } from "./routes/services.ts";
 import { type UploadLimits, uploadSource } from "./routes/sources.ts";
@@ -18,6 +20,7 @@ export type AppDeps = {
 	readonly contract: Contract;
 	readonly manager: Manager;
 	readonly changes: Changes;
+	readonly remotes: RemoteSources;
 	readonly follow: Follow;
 	readonly tokens: TokenStore;
 	readonly facts: ServerFacts;
@@ -113,6 +116,7 @@ export async function buildApp(deps: AppDeps): Promise<FastifyInstance> {
 		...serviceHandlers(deps.manager, deps.changes),
 		...streamHandlers(deps.manager, deps.follow, { down: deps.down, heartbeatMs: deps.heartbeatMs ?? HEARTBEAT_MS }),
 		...buildHandlers(deps.manager),
+		resolveRemote: resolveRemote(deps.remotes),
 		...serverHandlers(deps.contract, deps.facts),
 	};
 	bindContract(app, deps.contract, handlers, { authorize: authorizer(deps.tokens), deadline: deps.deadline });

@@ -27,6 +27,8 @@ import { sweep } from "./manager/sweep.ts";
 import { Upkeep } from "./manager/upkeep.ts";
 import { createProcessRuntime } from "./runtimes/process/runtime.ts";
 import { Directories } from "./sources/directories.ts";
+import { GitSources } from "./sources/remotes/remote-sources.ts";
+import { DEFAULT_HOSTS, parseHosts, Remotes } from "./sources/remotes/remotes.ts";
 import { openSourceTree } from "./sources/tree.ts";
 
 /** How long a server that goes down waits for requests under way. */
@@ -99,12 +101,19 @@ async function assemble(config: Config, log: Logger, opened: AsyncDisposable[]):
 	const flow =
 		config.profile === "dev" ? { launchers, directories: new Directories(folder("directories")) } : { builders };
 
+	const hosts = [
+		...(config.gitHosts === null ? [] : parseHosts(await readText(config.gitHosts, "gitHosts"))),
+		...DEFAULT_HOSTS,
+	];
+	const remotes = own(new Remotes({ hosts, workFolder, git: config.git }));
+	const gitSources = new GitSources(remotes, hosts);
 	const limits = { bytes: config.maxUnpackedBytes, entries: config.maxSourceFiles };
 	const now = () => new Date();
 	const { manager, changes, driver, follow, collector } = createCore(
 		{
 			...{ store, blobs, flow, runtime, buildLogs, log, now },
-			openSource: (namespace, source) =>
+			remotes: gitSources,
+			openUpload: (namespace, source) =>
 				openSourceTree({
 					open: (call) => blobs.in(namespace).get(sourceKey(sourceId(source)), call),
 					...{ workFolder, limits },
@@ -142,7 +151,7 @@ async function assemble(config: Config, log: Logger, opened: AsyncDisposable[]):
 	const deadline = new AbortController();
 	let ready = false;
 	const app = await buildApp({
-		...{ manager, changes, follow, tokens, logger: log },
+		...{ manager, changes, follow, tokens, remotes: gitSources, logger: log },
 		contract: loadContract(),
 		facts: {
 			version: await packageVersion(),
@@ -155,7 +164,7 @@ async function assemble(config: Config, log: Logger, opened: AsyncDisposable[]):
 		tls:
 			config.tlsCert === null || config.tlsKey === null
 				? null
-				: { cert: await pemFile(config.tlsCert, "tlsCert"), key: await pemFile(config.tlsKey, "tlsKey") },
+				: { cert: await readNamed(config.tlsCert, "tlsCert"), key: await readNamed(config.tlsKey, "tlsKey") },
 	});
 
 	return {
@@ -190,7 +199,11 @@ async function assemble(config: Config, log: Logger, opened: AsyncDisposable[]):
 	};
 }
 
-async function pemFile(file: string, setting: "tlsCert" | "tlsKey"): Promise<Buffer> {
+async function readText(file: string, setting: "gitHosts"): Promise<string> {
+	return (await readNamed(file, setting)).toString("utf8");
+}
+
+async function readNamed(file: string, setting: "tlsCert" | "tlsKey" | "gitHosts"): Promise<Buffer> {
 	try {
 		return await readFile(file);
 	} catch (cause) {

@@ -94,6 +94,12 @@ const SETTINGS = {
 	),
 	maxBuildLogBytes: setting(bytes, 16 * 1024 ** 2, "the most that is kept of one build's log"),
 	go: setting(text, "go", "the Go command"),
+	git: setting(text, "git", "the git command"),
+	gitHosts: setting(
+		optional,
+		null,
+		"JSON file with git hosts: their kind, API, token, CA, and whether they may be private",
+	),
 	sourceAge: setting(seconds(0, 10 ** 9), 24 * 3600, "how long a source that no service uses is kept"),
 	keepBuilds: setting(whole(1, 1000, "COUNT"), 5, "how many of a service's newest builds are kept to roll back to"),
 	collectEvery: setting(seconds(1, 10 ** 6), 3600, "how often what nobody needs is removed"),

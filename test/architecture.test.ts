@@ -4,15 +4,23 @@ import t from "tap";
 
 const ROOT = path.resolve(import.meta.dirname, "..");
 
-/** What each room may import besides itself, `errors.ts` and `failpoint.ts`: rooms, files, and packages. */
-const RULES: readonly { readonly room: string; readonly may: readonly string[]; readonly packages: readonly string[] }[] = [
+/** What each room may import besides itself and what is shared: rooms, files, and packages. */
+const RULES: readonly {
+	readonly room: string;
+	readonly may: readonly string[];
+	readonly packages: readonly string[];
+}[] = [
 	{ room: "src/errors.ts", may: [], packages: [] },
 	{ room: "src/failpoint.ts", may: [], packages: [] },
 	{ room: "src/leveldb", may: [], packages: ["level", "abstract-level"] },
 	{ room: "src/platform", may: [], packages: [] },
 	{ room: "src/blob", may: ["src/leveldb"], packages: [] },
 	{ room: "src/accounts", may: ["src/leveldb"], packages: [] },
-	{ room: "src/sources", may: ["src/blob/store.ts", "src/builders/builder.ts"], packages: ["tar-stream"] },
+	{
+		room: "src/sources",
+		may: ["src/blob/store.ts", "src/builders/builder.ts"],
+		packages: ["tar-stream", "ipaddr.js", "undici"],
+	},
 	{ room: "src/builders", may: ["src/blob/store.ts"], packages: [] },
 	{
 		room: "src/runtimes",
@@ -26,7 +34,9 @@ const RULES: readonly { readonly room: string; readonly may: readonly string[]; 
 			"src/blob/blobs.ts",
 			"src/builders/builder.ts",
 			"src/runtimes/runtime.ts",
+			"src/builders/launcher.ts",
 			"src/sources/entrypoint.ts",
+			"src/sources/directories.ts",
 			"src/leveldb",
 		],
 		packages: [],
@@ -61,6 +71,9 @@ function importsOf(text: string): Import[] {
 	];
 }
 
+/** Small things that every room of the server may use. */
+const SHARED = ["src/errors.ts", "src/failpoint.ts", "src/turns.ts", "src/ballast.ts"];
+
 const inside = (file: string, place: string) => file === place || file.startsWith(`${place}/`);
 
 t.test("every room imports only what the architecture allows", async (t) => {
@@ -76,7 +89,7 @@ t.test("every room imports only what the architecture allows", async (t) => {
 				continue;
 			}
 			const target = path.relative(ROOT, path.resolve(ROOT, path.dirname(file), from));
-			const shared = target === "src/errors.ts" || target === "src/failpoint.ts";
+			const shared = SHARED.includes(target);
 			const typesOnly = isType && (TYPES_ONLY[rule.room] ?? []).includes(target);
 			const allowed = [rule.room, ...rule.may].some((place) => inside(target, place));
 			t.ok((shared && rule.room.startsWith("src/")) || allowed || typesOnly, `${file} imports ${target}`);
@@ -93,7 +106,12 @@ t.test("only problem.ts knows the HTTP status of an error, and nothing below the
 });
 
 t.test("nothing in the project names a machine, a mirror or a registry's host", async (t) => {
-	for (const file of [...(await sourceFiles("src")), ...(await sourceFiles("clients")), "package-lock.json", ".npmrc"]) {
+	for (const file of [
+		...(await sourceFiles("src")),
+		...(await sourceFiles("clients")),
+		"package-lock.json",
+		".npmrc",
+	]) {
 		const text = await readFile(path.join(ROOT, file), "utf8");
 		t.notMatch(text, /proxy\.golang\.org|registry\.npmjs\.org|"resolved":/, file);
 	}

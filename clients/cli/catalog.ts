@@ -53,7 +53,8 @@ const SETTINGS: readonly OptionSpec[] = [
 	{ flags: "--version <version>", help: "the service's version; latest by default" },
 	{ flags: "--entrypoint <folder>", help: "the program's folder, from the source's" },
 	{ flags: "--env <K=V>", help: "an environment variable; K alone takes it from here", repeat: true },
-	{ flags: "--env-file <file>", help: "variables of a file; - is stdin", repeat: true },
+	// Not --env-file: Node itself would read that file, wherever on the command line it is named.
+	{ flags: "--env-from <file>", help: "variables of a file; - is stdin", repeat: true },
 	{ flags: "--metadata <K=V>", help: "free text that is kept with the service", repeat: true },
 	{ flags: "--health <type>", help: "when it is ready: port, http or none" },
 	{ flags: "--health-path <path>", help: "what --health http asks for; / by default" },

@@ -1,10 +1,11 @@
 import { COMMANDS, type CommandSpec, GLOBAL_OPTIONS, type OptionSpec } from "./catalog.ts";
 import { Context, Options } from "./context.ts";
 import { EXIT } from "./errors.ts";
-import { toServicePage } from "./shapes.ts";
+import type { Service } from "./shapes.ts";
 
 /** A person waits for it at each Tab. */
 const ANSWER_LIMIT = 1000;
+const MOST_NAMES = 1000;
 
 const SHELLS = ["bash", "fish", "zsh"];
 
@@ -106,12 +107,16 @@ async function versions(options: Record<string, unknown>, name: string): Promise
 	return (await services(options, { name })).map(({ version }) => version);
 }
 
-async function services(options: Record<string, unknown>, query: { name?: string }) {
+async function services(options: Record<string, unknown>, query: { name?: string }): Promise<Service[]> {
 	const context = new Context(new Options(options), process);
 	try {
 		const api = await context.api();
-		const answer = await api.call("GET", "/services", { query: { ...query, limit: 1000 }, timeout: ANSWER_LIMIT });
-		return toServicePage(answer.body).services;
+		const found: Service[] = [];
+		for await (const service of api.services({ ...query, limit: 1000 }, AbortSignal.timeout(ANSWER_LIMIT))) {
+			found.push(service);
+			if (found.length >= MOST_NAMES) break;
+		}
+		return found;
 	} catch {
 		// No server, no names: the shell's own completion goes on.
 		return [];

@@ -25,7 +25,7 @@ export async function secretsOf(
 	if (process.stdin.isTTY !== true || context.stderr.isTTY !== true)
 		throw usage(`runtime.json: no value for the secret ${missing.join(", ")}; nothing was uploaded`, [
 			`Try:  set ${missing[0] ?? ""} in the environment`,
-			"Or:   --env-file -, with NAME=VALUE on stdin",
+			"Or:   --env-from -, with NAME=VALUE on stdin",
 		]);
 	const { askHidden } = await import("./prompt.ts");
 	await interrupts.paused(async () => {

@@ -30,7 +30,7 @@ export function settingsOf({ options, rest }: Input, env: NodeJS.ProcessEnv): Se
 
 function envOf(options: Options, own: NodeJS.ProcessEnv): Record<string, string | null> {
 	const values: Record<string, string | null> = {};
-	for (const file of options.list("envFile")) {
+	for (const file of options.list("envFrom")) {
 		for (const [key, value] of Object.entries(fileOf(file)))
 			if (value !== undefined) values[checkedName(key, file)] = value;
 	}
@@ -54,7 +54,7 @@ function fileOf(file: string): NodeJS.Dict<string> {
 	try {
 		return parseEnv(readFileSync(file === "-" ? 0 : file, "utf8"));
 	} catch (error) {
-		throw usage(`--env-file ${file}: ${messageOf(error)}`);
+		throw usage(`--env-from ${file}: ${messageOf(error)}`);
 	}
 }
 

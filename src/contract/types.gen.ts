@@ -26,6 +26,27 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/remotes": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Check a git remote
+         * @description Says which repository, folder and commit a remote means now, without creating anything. A create asks the same
+         *     itself; where the host does not answer (503 here), it accepts the remote and asks again while Building.
+         */
+        get: operations["resolveRemote"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/services": {
         parameters: {
             query?: never;
@@ -456,8 +477,10 @@ export interface components {
         /** @enum {string} */
         Status: "Pending" | "Building" | "Starting" | "Running" | "Stopping" | "Stopped" | "Error" | "Unknown";
         /**
-         * @description The key that an upload answered.
+         * @description The key that an upload answered, or a git remote: `HOST/OWNER/REPOSITORY[/FOLDER][@REF]`, an https URL, or the address
+         *     of a folder's page on GitHub, GitLab or Bitbucket.
          * @example source://0199c5b0-6f2a-7c11-9d0e-3f8e6a1b2c3d
+         * @example github.com/golang/example/helloserver@master
          */
         SourceRef: string;
         Source: {
@@ -542,7 +565,10 @@ export interface components {
             target: components["schemas"]["Target"] | null;
             /** @description The service's address, the same for its whole life; null before it was first given one. */
             url: string | null;
+            /** @description `source://…`, or a remote as `URL@COMMIT` (as it was typed, until its host has answered). */
             source: string;
+            /** @description The commit of a remote. */
+            commit: string | null;
             metadata: components["schemas"]["Metadata"];
             entrypoint: string;
             args: string[];
@@ -579,6 +605,8 @@ export interface components {
             revision: number;
             status: components["schemas"]["Status"];
             source: string;
+            /** @description The commit of a remote. */
+            commit: string | null;
             entrypoint: string;
             args: string[];
             env: string[];
@@ -959,6 +987,49 @@ export interface operations {
             503: components["responses"]["Unavailable"];
             504: components["responses"]["Deadline"];
             507: components["responses"]["NoSpace"];
+        };
+    };
+    resolveRemote: {
+        parameters: {
+            query: {
+                /** @description The remote. */
+                source: components["schemas"]["SourceRef"];
+            };
+            header?: {
+                /** @description The namespace to act in; the token's own by default. */
+                "Runtime-Namespace"?: components["parameters"]["Namespace"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description What it means. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        /** @description What a service keeps as its source: `URL@COMMIT`. */
+                        source: string;
+                        url: string;
+                        /** @description `.` is the repository's root. */
+                        folder: string;
+                        /** @description The branch, tag or commit that was asked for, else the remote's own. */
+                        ref: string;
+                        commit: string;
+                    };
+                };
+            };
+            400: components["responses"]["InvalidArgument"];
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["PermissionDenied"];
+            404: components["responses"]["NotFound"];
+            406: components["responses"]["NotAcceptable"];
+            429: components["responses"]["Exhausted"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     listServices: {

@@ -1,15 +1,16 @@
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
-import { crc32 } from "node:zlib";
 import { Level } from "level";
 import { AppError, isAppError } from "../errors.ts";
 import { failpoint } from "../failpoint.ts";
-import { failure, writeFailure } from "./failures.ts";
+import { type Commit, CommitQueue } from "./commit-queue.ts";
+import { type Entry, type Operation, unseal } from "./entries.ts";
+import { failure, isNoSpace, writeFailure } from "./failures.ts";
 import { claimFolder, makeFolder, syncFolder } from "./folders.ts";
 import { CommitLedger, FIRST_KEY, WRITE_BUFFER } from "./ledger.ts";
-import { Reserve } from "./reserve.ts";
+import { Room } from "./room.ts";
 
-export type Operation = { readonly put: string; readonly value: string } | { readonly delete: string };
+export type { Operation } from "./entries.ts";
 
 /** Keys in UTF-8 byte order. */
 export type Bounds = {
@@ -26,20 +27,16 @@ export type DatabaseOptions = {
 	readonly acceptLoss?: boolean;
 	/** Wraps each synced write, so that a test can fail it before or after it was done. */
 	readonly write?: (write: () => Promise<void>) => Promise<void>;
-	/** Bytes that must stay free on the disk; commits that put something reject with `no_space` before. Default 16 MiB, 0 for none. */
+	/**
+	 * Bytes that must stay free on the disk; commits that are not urgent reject with `no_space` before. Default 16 MiB. Beside
+	 * it up to 4 MiB are really taken, by the file `ballast`, for opening and for urgent commits on a full disk. 0: neither.
+	 */
 	readonly reserve?: number;
 	/** Milliseconds before the second attempt to reopen after a write error; doubles up to `maxBackoff`. Default 100 and 5,000. */
 	readonly backoff?: number;
 	readonly maxBackoff?: number;
 };
 
-type Entry = { type: "put"; key: string; value: string } | { type: "del"; key: string };
-type Commit = {
-	readonly entries: readonly Entry[];
-	readonly bytes: number;
-	readonly resolve: () => void;
-	readonly reject: (error: unknown) => void;
-};
 type State =
 	| { readonly kind: "open"; readonly level: Level }
 	| {
@@ -51,9 +48,6 @@ type State =
 	| { readonly kind: "closed" };
 
 const DEFAULT_RESERVE = 16 * 1024 * 1024;
-const MAX_QUEUED = 20_000;
-const MAX_BATCH_ENTRIES = 5_000;
-const MAX_BATCH_BYTES = 4 * 1024 * 1024;
 
 /**
  * A folder of string keys and values with atomic, durable commits, over LevelDB. One handle for a folder, in one process.
@@ -66,9 +60,9 @@ export class Database implements AsyncDisposable {
 	readonly #options: DatabaseOptions;
 	readonly #ledger: CommitLedger;
 	readonly #release: () => void;
-	readonly #reserve: Reserve;
+	readonly #room: Room;
 	readonly #closing = new AbortController();
-	readonly #queue: Commit[] = [];
+	readonly #queue = new CommitQueue();
 	#state: State = { kind: "closed" };
 	/** The number of the newest commit in the database, and of the newest that was tried. */
 	#latest = 0;
@@ -77,12 +71,12 @@ export class Database implements AsyncDisposable {
 	#reopening: Promise<Level> | undefined;
 	#closed: Promise<void> | undefined;
 
-	private constructor(folder: string, options: DatabaseOptions, ledger: CommitLedger, release: () => void) {
+	private constructor(folder: string, options: DatabaseOptions, room: Room, ledger: CommitLedger, release: () => void) {
 		this.#folder = folder;
 		this.#options = options;
+		this.#room = room;
 		this.#ledger = ledger;
 		this.#release = release;
-		this.#reserve = new Reserve(folder, options.reserve ?? DEFAULT_RESERVE);
 	}
 
 	/**
@@ -95,9 +89,11 @@ export class Database implements AsyncDisposable {
 		try {
 			await makeFolder(join(folder, "level"));
 			release = await claimFolder(folder);
-			ledger = await CommitLedger.open(join(folder, "commits"));
-			const database = new Database(folder, options, ledger, release);
-			await database.#open(options.acceptLoss ?? false);
+			const room = new Room(folder, options.reserve ?? DEFAULT_RESERVE);
+			ledger = await room.anyhow(() => CommitLedger.open(join(folder, "commits")));
+			const database = new Database(folder, options, room, ledger, release);
+			await room.anyhow(() => database.#open(options.acceptLoss ?? false));
+			await room.layBy();
 			return database;
 		} catch (error) {
 			await ledger?.close();
@@ -122,21 +118,16 @@ export class Database implements AsyncDisposable {
 	/**
 	 * Atomic, and durable over a power cut when resolved. Concurrent commits share one synced batch, in the order of the calls.
 	 * Rejects with `no_space` or `unavailable` after a write error; the message says whether the outcome is unknown.
+	 * One that is `urgent` (default: one that only deletes) may use what is kept back for a full disk: for what stops things,
+	 * or makes room.
 	 */
-	commit(operations: readonly Operation[]): Promise<void> {
-		return new Promise((resolve, reject) => {
-			if (this.#closing.signal.aborted) throw this.#closedError();
-			if (operations.length === 0) return resolve();
-			if (this.#queue.length >= MAX_QUEUED)
-				throw new AppError("unavailable", "too many commits are waiting for the disk");
-			const entries = operations.map(entryOf);
-			const bytes = entries.reduce(
-				(sum, entry) => sum + entry.key.length + (entry.type === "put" ? entry.value.length : 0),
-				0,
-			);
-			this.#queue.push({ entries, bytes, resolve, reject });
-			this.#writing ??= this.#writeAll();
-		});
+	commit(operations: readonly Operation[], options: { readonly urgent?: boolean } = {}): Promise<void> {
+		if (this.#closing.signal.aborted) return Promise.reject(this.#closedError());
+		if (operations.length === 0) return Promise.resolve();
+		const urgent = options.urgent ?? operations.every((operation) => "delete" in operation);
+		const done = this.#queue.add(operations, urgent);
+		this.#writing ??= this.#writeAll();
+		return done;
 	}
 
 	/** A consistent snapshot as of the first pull, streamed. Rejects with `unavailable` if a write error ends it early. */
@@ -177,44 +168,18 @@ export class Database implements AsyncDisposable {
 	async #writeAll(): Promise<void> {
 		// Commits of the same turn of the event loop belong in the first batch already.
 		await Promise.resolve();
-		while (this.#queue.length > 0) {
+		while (!this.#queue.empty) {
 			let level: Level;
 			try {
 				level = await this.#ready();
 			} catch (error) {
-				for (const commit of this.#queue.splice(0)) commit.reject(error);
+				this.#queue.rejectAll(error);
 				continue;
 			}
-			const group = await this.#affordable(this.#takeGroup());
+			const group = await this.#room.admit(this.#queue.takeGroup(this.#latest));
 			if (group.length > 0) await this.#writeGroup(level, group);
 		}
 		this.#writing = undefined;
-	}
-
-	#takeGroup(): Commit[] {
-		let entries = 0;
-		let bytes = 0;
-		let count = 0;
-		for (const commit of this.#queue) {
-			entries += commit.entries.length;
-			bytes += commit.bytes;
-			if (count > 0 && (entries > MAX_BATCH_ENTRIES || bytes > MAX_BATCH_BYTES)) break;
-			count++;
-		}
-		return this.#queue.splice(0, count);
-	}
-
-	/** What there is room for; the others are rejected. Deletions are always let through. */
-	async #affordable(group: readonly Commit[]): Promise<readonly Commit[]> {
-		try {
-			await this.#reserve.take(group.reduce((sum, commit) => sum + commit.bytes, 0));
-			return group;
-		} catch (cause) {
-			const error = failure(cause, `cannot write to the database in ${this.#folder}`);
-			const deletes = (commit: Commit) => commit.entries.every((entry) => entry.type === "del");
-			for (const commit of group) if (!deletes(commit)) commit.reject(error);
-			return group.filter(deletes);
-		}
 	}
 
 	async #writeGroup(level: Level, group: readonly Commit[]): Promise<void> {
@@ -231,13 +196,8 @@ export class Database implements AsyncDisposable {
 			this.#latest = number;
 		} catch (cause) {
 			this.#state = { kind: "poisoned", level, attempts: 0, retryAt: 0 };
-			const error = writeFailure(
-				cause,
-				"the write failed: it is unknown whether the change is stored; look before trying again",
-			);
-			for (const commit of group) commit.reject(error);
-			const untried = writeFailure(cause, "an earlier write failed: this change was not stored; try again");
-			for (const commit of this.#queue.splice(0)) commit.reject(untried);
+			const again = isNoSpace(cause) && this.#queue.anyUrgent(group) && (await this.#room.giveUp());
+			this.#queue.failed(group, number, cause, again);
 			return;
 		}
 		for (const commit of group) commit.resolve();
@@ -258,7 +218,7 @@ export class Database implements AsyncDisposable {
 			const wait = retryAt - performance.now();
 			if (wait > 0) await delay(wait, undefined, { signal: this.#closing.signal });
 			await level?.close();
-			return await this.#open(false);
+			return await this.#room.anyhow(() => this.#open(false));
 		} catch (error) {
 			if (this.#closing.signal.aborted) throw this.#closedError();
 			const backoff = Math.min((this.#options.backoff ?? 100) * 2 ** attempts, this.#options.maxBackoff ?? 5_000);
@@ -304,30 +264,4 @@ export class Database implements AsyncDisposable {
 	#closedError(): AppError {
 		return new AppError("unavailable", `the database in ${this.#folder} is closed`);
 	}
-}
-
-function entryOf(operation: Operation): Entry {
-	const key = "put" in operation ? operation.put : operation.delete;
-	if (key < FIRST_KEY)
-		throw new AppError("invalid_argument", "a key must not be empty or start with a NUL", { field: "key" });
-	return "put" in operation ? { type: "put", key, value: seal(key, operation.value) } : { type: "del", key };
-}
-
-/** LevelDB verifies no checksum when it reads through this binding, so each value carries its own, over its key too. */
-function seal(key: string, value: string): string {
-	return checksum(key, value) + value;
-}
-
-function unseal(key: string, stored: string): string {
-	const value = stored.slice(8);
-	if (stored.slice(0, 8) !== checksum(key, value)) {
-		throw new AppError("internal", `the database's record ${JSON.stringify(key)} is damaged`, {
-			hint: "restore the folder from a backup",
-		});
-	}
-	return value;
-}
-
-function checksum(key: string, value: string): string {
-	return crc32(value, crc32(key)).toString(16).padStart(8, "0");
 }

@@ -1,4 +1,4 @@
-import { BuildError, type SourceTree } from "../builders/builder.ts";
+import { BuildError } from "../builders/builder.ts";
 import { AppError, isAppError } from "../errors.ts";
 import { failpoint } from "../failpoint.ts";
 import type { BuildLogs, BuildLogWriter } from "./build-log.ts";
@@ -7,6 +7,7 @@ import type { Editor } from "./editor.ts";
 import type { Logger } from "./logger.ts";
 import { type Made, type Maker, StoreFailure } from "./maker.ts";
 import { type RevisionError, type RevisionRecord, revisionError, revisionOf, type ServiceRecord } from "./model.ts";
+import type { OpenedSource } from "./remote-sources.ts";
 import { Semaphore } from "./semaphore.ts";
 
 export type BuildSettings = {
@@ -20,8 +21,8 @@ export type BuildDeps = {
 	readonly editor: Editor;
 	readonly maker: Maker;
 	readonly buildLogs: BuildLogs;
-	/** Opens the source of a revision; disposing the tree removes what was unpacked. */
-	readonly openSource: (namespace: string, source: string) => SourceTree;
+	/** Opens the source of a revision; disposing the tree removes what was unpacked or fetched. */
+	readonly openSource: (namespace: string, source: string) => OpenedSource;
 	readonly log: Logger;
 };
 
@@ -152,7 +153,21 @@ export class Builds {
 		signal: AbortSignal,
 	): Promise<Made> {
 		await using source = this.#deps.openSource(service.namespace, revision.source);
-		return await this.#deps.maker.make(service, revision, source, { signal, log: (line) => log.append(line) });
+		const located = await this.#located(service, revision, source, signal);
+		return await this.#deps.maker.make(service, located, source, { signal, log: (line) => log.append(line) });
+	}
+
+	/** A remote whose host did not answer when it was asked for is settled now, and its commit is on the revision from here on. */
+	async #located(service: ServiceRecord, revision: RevisionRecord, source: OpenedSource, signal: AbortSignal) {
+		if (source.pinned === undefined) return revision;
+		const { source: pinned, folder } = await source.pinned({ signal });
+		const entrypoint = revision.entrypoint === "." ? folder : revision.entrypoint;
+		const located = { ...revision, source: pinned, entrypoint };
+		await this.#deps.editor.edit(service.id, (draft) => {
+			const record = revisionOf(draft.service, revision.revision);
+			if (record !== undefined) draft.amend({ ...record, source: pinned, entrypoint });
+		});
+		return located;
 	}
 
 	/** Makes a revision's folder again, where it is gone. Rejects as the maker does. */
@@ -183,6 +198,11 @@ function failureOf(error: unknown): RevisionError {
 		});
 	if (isAppError(error, "invalid_argument") || isAppError(error, "too_large"))
 		return revisionError("source_invalid", "source", error.message);
+	// A remote says what is wrong with itself.
+	if (isAppError(error) && error.field === "source" && error.code !== "internal") {
+		const retryable = error.code === "unavailable";
+		return revisionError(retryable ? "unavailable" : "source_invalid", "source", error.message, { retryable });
+	}
 	if (isAppError(error, "not_found"))
 		return revisionError("source_invalid", "source", "the source is no longer stored; upload it again");
 	return revisionError("internal", "build", "the build failed for a reason of the server's; its log has it", {

@@ -14,6 +14,7 @@ import { FolderMaker } from "./folder-maker.ts";
 import { Follow } from "./follow.ts";
 import type { Logger } from "./logger.ts";
 import { type Changes, Manager } from "./manager.ts";
+import { isUploaded, type RemoteSources } from "./remote-sources.ts";
 import type { ServiceStore } from "./store.ts";
 import { Synchronous } from "./synchronous.ts";
 import { TrustDomain } from "./trust-domain.ts";
@@ -28,8 +29,9 @@ export type Ports = {
 		| { readonly launchers: readonly Launcher[]; readonly directories: Directories };
 	readonly runtime: Runtime;
 	readonly buildLogs: BuildLogs;
-	/** Opens the source of a revision; disposing the tree removes what was unpacked. */
-	readonly openSource: (namespace: string, source: string) => SourceTree;
+	/** Opens an uploaded source; disposing the tree removes what was unpacked. */
+	readonly openUpload: (namespace: string, source: string) => SourceTree;
+	readonly remotes: RemoteSources;
 	readonly log: Logger;
 	readonly now: () => Date;
 	/** A new unique id, of letters, digits and `-`. */
@@ -58,7 +60,7 @@ export type Core = {
 };
 
 export function createCore(ports: Ports, settings: CoreSettings): Core {
-	const { store, blobs, runtime, buildLogs, log, now, newId, flow } = ports;
+	const { store, blobs, runtime, buildLogs, log, now, newId, flow, remotes } = ports;
 	const directories = "directories" in flow ? flow.directories : null;
 	const maker =
 		"builders" in flow
@@ -67,7 +69,11 @@ export function createCore(ports: Ports, settings: CoreSettings): Core {
 	const bulletin = new Bulletin();
 	const editor = new Editor(store, bulletin, now);
 	const builds = new Builds(
-		{ ...ports, editor, maker },
+		{
+			...{ editor, maker, buildLogs, log },
+			openSource: (namespace, source) =>
+				isUploaded(source) ? ports.openUpload(namespace, source) : remotes.open(source),
+		},
 		{ parallel: settings.parallelBuilds, timeoutMs: settings.buildTimeoutMs },
 	);
 	const driver = new Driver({
@@ -75,7 +81,7 @@ export function createCore(ports: Ports, settings: CoreSettings): Core {
 		retryMs: settings.retryMs ?? DEFAULT_RETRY,
 	});
 	const trust = new TrustDomain(store, runtime.trust);
-	const manager = new Manager({ store, editor, driver, blobs, newId, trust });
+	const manager = new Manager({ store, editor, driver, blobs, newId, trust, remotes });
 	const timeoutMs = settings.synchronousTimeoutMs;
 	return {
 		...{ driver, manager },

@@ -1,6 +1,7 @@
 import { AppError } from "../errors.ts";
 import type { RevisionError, RevisionRecord, ServiceEvent, ServiceRecord, Status, Wish } from "./model.ts";
-import { revisionOf } from "./model.ts";
+import { revisionOf, sourceId } from "./model.ts";
+import { isUploaded } from "./remote-sources.ts";
 import type { Commit } from "./store.ts";
 import { isActive, isLegal } from "./transitions.ts";
 
@@ -66,9 +67,9 @@ export class Draft {
 		return this;
 	}
 
-	/** The commit fails unless this source exists then. */
-	require(sourceId: string): this {
-		this.#requireSource = sourceId;
+	/** Where the source is an uploaded one, the commit fails unless it exists then. */
+	require(source: string): this {
+		if (isUploaded(source)) this.#requireSource = sourceId(source);
 		return this;
 	}
 

@@ -14,10 +14,10 @@ import {
 	type ServiceName,
 	type ServiceRecord,
 	type SourceRecord,
-	sourceId,
 	sourceKey,
 } from "./model.ts";
 import { isWatched } from "./reconcile.ts";
+import { isUploaded, type RemoteSources } from "./remote-sources.ts";
 import {
 	discard,
 	exists,
@@ -39,9 +39,13 @@ export type ManagerDeps = {
 	readonly driver: Driver;
 	readonly blobs: Blobs;
 	readonly trust: TrustDomain;
+	readonly remotes: RemoteSources;
 	/** A new unique id, of letters, digits and `-`. */
 	readonly newId: () => string;
 };
+
+/** The call of somebody who does not go away. */
+const AT_LEISURE: Call = { signal: new AbortController().signal };
 
 /** How a change may be made. */
 export type ChangeOptions = {
@@ -102,21 +106,28 @@ export class Manager implements Changes {
 		return record;
 	}
 
-	async create(namespace: string, request: CreateRequest, options: ChangeOptions = {}): Promise<Changed> {
+	async create(
+		namespace: string,
+		request: CreateRequest,
+		options: ChangeOptions = {},
+		call: Call = AT_LEISURE,
+	): Promise<Changed> {
 		const { once, hidden = false } = options;
 		const { name, version = "latest" } = request;
-		const wish = newWish(request);
+		newWish(request);
 		const before = await this.#recalled(namespace, once);
 		if (before !== undefined) return before;
 		const existing = await this.#deps.store.get({ namespace, name, version });
 		if (existing !== undefined) throw exists(existing);
-		const metadata = request.metadata ?? {};
+		const located = await this.#locate(request, call);
+		const wish = newWish(located);
+		const metadata = located.metadata ?? {};
 		const draft = Draft.create(
 			{ id: this.#deps.newId(), namespace, name, version, metadata },
 			this.#deps.editor.timestamp(),
 		);
 		draft.add(wish, null);
-		draft.require(sourceId(wish.source));
+		draft.require(wish.source);
 		// What failed synchronously may be tried again with the same key.
 		if (hidden) draft.set({ hidden });
 		else draft.remember(once);
@@ -136,17 +147,22 @@ export class Manager implements Changes {
 	}
 
 	/** Creates the service, or changes it where it exists. */
-	async put(name: ServiceName, request: UpdateRequest, options: ChangeOptions = {}): Promise<Changed> {
+	async put(
+		name: ServiceName,
+		request: UpdateRequest,
+		options: ChangeOptions = {},
+		call: Call = AT_LEISURE,
+	): Promise<Changed> {
 		const before = await this.#recalled(name.namespace, options.once);
 		if (before !== undefined) return before;
 		const existing = await this.#deps.store.get(name);
-		if (existing !== undefined) return this.update(name, request, options);
+		if (existing !== undefined) return this.update(name, request, options, call);
 		try {
-			return await this.create(name.namespace, this.createRequest(name, request, options), options);
+			return await this.create(name.namespace, this.createRequest(name, request, options), options, call);
 		} catch (error) {
 			// Somebody created it meanwhile: then this is an update.
 			if (!isAppError(error, "conflict") || (await this.#deps.store.get(name)) === undefined) throw error;
-			return this.update(name, request, options);
+			return this.update(name, request, options, call);
 		}
 	}
 
@@ -170,18 +186,26 @@ export class Manager implements Changes {
 	}
 
 	/** Applies a merge patch. */
-	async update(name: ServiceName, request: UpdateRequest, options: ChangeOptions = {}): Promise<Changed> {
-		const revised = changesRevision(request);
+	async update(
+		name: ServiceName,
+		asked: UpdateRequest,
+		options: ChangeOptions = {},
+		call: Call = AT_LEISURE,
+	): Promise<Changed> {
+		const revised = changesRevision(asked);
+		// Nothing is asked of a remote for a service that is not there.
+		if (asked.source !== undefined) await this.get(name);
+		const request = await this.#locate(asked, call);
 		return this.#revise(name, options, revised, async (draft) => {
 			const { service } = draft;
 			if (request.metadata !== undefined) draft.set({ metadata: merged(service.metadata, request.metadata) });
 			if (!revised) return;
-			const basis = await this.#basis(service);
+			const basis = await this.#basis(service, request);
 			const wish = changedWish(basis, request);
 			const rebuilt = request.source !== undefined || wish.entrypoint !== basis.entrypoint || basis.build === null;
 			supersede(draft);
 			draft.add(wish, rebuilt ? null : basis.build);
-			if (rebuilt) draft.require(sourceId(wish.source));
+			if (rebuilt) draft.require(wish.source);
 		});
 	}
 
@@ -204,7 +228,7 @@ export class Manager implements Changes {
 				});
 			supersede(draft);
 			draft.add({ source, entrypoint, args, env, health, restart, instances }, build);
-			if (build === null) draft.require(sourceId(source));
+			if (build === null) draft.require(source);
 		});
 	}
 
@@ -421,14 +445,30 @@ export class Manager implements Changes {
 		else draft.move(record.revision, "Starting", null, change);
 	}
 
+	/** Settles what a remote means now; one whose host does not answer is kept as it was typed, and settled by the build. */
+	async #locate<T extends UpdateRequest>(request: T, call: Call): Promise<T> {
+		const { source: typed } = request;
+		if (typed === undefined || isUploaded(typed)) return request;
+		const metadata = { source: typed, ...request.metadata };
+		try {
+			const { source, folder } = await this.#deps.remotes.pin(typed, call);
+			return { ...request, source, metadata, entrypoint: request.entrypoint ?? folder };
+		} catch (error) {
+			if (!isAppError(error, "unavailable")) throw error;
+			return { ...request, metadata };
+		}
+	}
+
 	/**
-	 * What a patch is laid over: the newest revision that was asked for. One that came to no build is no ground to stand on
-	 * where another one is live: a patch without a source would only fail in the same way.
+	 * What a patch is laid over: the newest revision that was asked for. Where that one came to no build and the patch brings
+	 * no source, the live one's source and build are kept: the same would only fail again.
 	 */
-	async #basis(service: ServiceRecord): Promise<RevisionRecord> {
+	async #basis(service: ServiceRecord, request: UpdateRequest): Promise<RevisionRecord> {
 		const newest = await this.#revision(service, service.newest);
 		const hopeless = newest.status === "Error" && newest.build === null && newest.launch === null;
-		return hopeless && service.live !== null ? this.#revision(service, service.live) : newest;
+		if (!hopeless || request.source !== undefined || service.live === null) return newest;
+		const { source, entrypoint, build, launch } = await this.#revision(service, service.live);
+		return { ...newest, source, entrypoint, build, launch };
 	}
 
 	async #revision(service: ServiceRecord, revision: number): Promise<RevisionRecord> {

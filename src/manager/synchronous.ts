@@ -44,7 +44,7 @@ export class Synchronous implements Changes {
 
 	async create(namespace: string, request: CreateRequest, options: ChangeOptions, call: Call): Promise<Changed> {
 		const { manager } = this.#deps;
-		const made = await manager.create(namespace, request, { ...options, hidden: true });
+		const made = await manager.create(namespace, request, { ...options, hidden: true }, call);
 		if (made.replayed) return made;
 		try {
 			await this.#verdict(made.service, call.signal);
@@ -63,7 +63,7 @@ export class Synchronous implements Changes {
 	}
 
 	async update(name: ServiceName, request: UpdateRequest, options: ChangeOptions, call: Call): Promise<Changed> {
-		return this.#settled(await this.#deps.manager.update(name, request, options), call);
+		return this.#settled(await this.#deps.manager.update(name, request, options, call), call);
 	}
 
 	async rollback(name: ServiceName, revision: number, options: ChangeOptions, call: Call): Promise<Changed> {

@@ -8,6 +8,7 @@ import {
 	type Status,
 } from "../manager/model.ts";
 import { isWatched } from "../manager/reconcile.ts";
+import { commitOf } from "../manager/remote-sources.ts";
 
 type Schemas = components["schemas"];
 
@@ -63,6 +64,7 @@ function wishView(revision: RevisionRecord) {
 	const { source, entrypoint, args, env, health, restart, instances } = revision;
 	return {
 		...{ source, entrypoint, restart, instances },
+		commit: commitOf(source),
 		args: [...args],
 		env: Object.keys(env).sort(),
 		health: { ...health },

@@ -29,6 +29,8 @@ export async function sendEntries(
 		"content-type": type === "text/event-stream" ? "text/event-stream" : "application/x-ndjson",
 		"cache-control": "no-store",
 		"x-accel-buffering": "no",
+		// A stream ends with its connection: one kept alive would hold up a server that goes down.
+		...(options.follow ? { connection: "close" } : {}),
 	});
 	raw.flushHeaders();
 	const heart = options.follow

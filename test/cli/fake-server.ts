@@ -341,6 +341,7 @@ export class FakeServer {
 			revision: held.revisions.length + 1,
 			status: "Pending",
 			source: typeof wanted.source === "string" ? wanted.source : (last?.source ?? ""),
+			commit: null,
 			entrypoint: typeof wanted.entrypoint === "string" ? wanted.entrypoint : (last?.entrypoint ?? "."),
 			args: Array.isArray(wanted.args) ? wanted.args.map(String) : (last?.args ?? []),
 			env: Object.keys(held.env),

@@ -9,6 +9,7 @@ import { isCliError } from "../../clients/cli/errors.ts";
 import { writeArchive } from "../../clients/cli/source/archive.ts";
 import { builderOf, KNOWN_BUILDERS, nothingToBuild } from "../../clients/cli/source/buildable.ts";
 import { listFiles, type SourceFile } from "../../clients/cli/source/files.ts";
+import { remoteSource } from "../../clients/cli/source/remote.ts";
 import { locate, looksRemote, validName } from "../../clients/cli/source/root.ts";
 import { folder, GO_FILES, git, write } from "./harness.ts";
 
@@ -111,12 +112,26 @@ t.test("what is no folder is named as what it is", (t) => {
 	const top = folder(t, { "main.go": "", "github.com/a/b/go.mod": "" });
 	t.throws(() => locate("main.go", top, {}), /is a file; name its folder/);
 	t.throws(() => locate("nosuch", top, {}), /There is no folder nosuch/);
-	t.throws(() => locate("https://github.com/a/c", top, {}), /looks like a git repository/);
-	t.throws(() => locate("github.com/a/c", top, {}), /looks like a git repository/);
 	t.match(locate("github.com/a/b", top, {}), { name: "b" }, "a folder that exists is a folder");
 	for (const typed of ["git@github.com:a/b.git", "ssh://git@host/x", "gitlab.com/group/project"])
 		t.ok(looksRemote(typed), typed);
 	for (const typed of [".", "./cmd/api", "cmd/api", "../x", "v1.2/x"]) t.notOk(looksRemote(typed), typed);
+	t.end();
+});
+
+t.test("a repository's name and version are made of its address", (t) => {
+	for (const [typed, name, version] of [
+		["github.com/golang/example", "example", "latest"],
+		["github.com/golang/example/hello@master", "hello", "master"],
+		["github.com/a/b/cmd/My_App@feature/x", "my-app", "feature/x"],
+		["https://git.example.com/a/b.git@v1.2.3+meta", "b", "v1.2.3-meta"],
+		["https://git.example.com:8443/a/b/", "b", "latest"],
+		["gitlab.com/group/sub/project@..", "project", "latest"],
+	] as const)
+		t.match(remoteSource(typed), { typed, name, version }, typed);
+	t.throws(() => remoteSource("git@github.com:a/b.git"), /over https, not ssh/);
+	t.throws(() => remoteSource("ssh://git@host/a/b"), /over https, not ssh/);
+	t.throws(() => remoteSource("https://user:secret@host/a/b"), /No credentials/);
 	t.end();
 });
 

@@ -17,6 +17,7 @@ import { MemoryBlobStore } from "../conformance/memory-blob.ts";
 import { MemoryRuntime } from "../conformance/memory-runtime.ts";
 import { archiveOf } from "../fixtures/archive.ts";
 import { FakeBuilder, MARKER } from "./fake-builder.ts";
+import { FakeRemotes } from "./fake-remotes.ts";
 import { type Fault, Life } from "./life.ts";
 
 export type CoreOptions = {
@@ -45,6 +46,7 @@ export class TestCore {
 	readonly logged: Logged[] = [];
 	readonly folder: string;
 	readonly blobStore = new MemoryBlobStore();
+	readonly remotes = new FakeRemotes();
 	readonly #options: CoreOptions;
 	#life = new Life();
 	#core: Core | undefined;
@@ -104,7 +106,8 @@ export class TestCore {
 			{
 				...{ store, blobs, flow: { builders: [life.builder(this.builder)] }, runtime: life.runtime(this.runtime) },
 				buildLogs: this.buildLogs,
-				openSource: (namespace, source) =>
+				remotes: this.remotes,
+				openUpload: (namespace, source) =>
 					openSourceTree({
 						open: (call) => blobs.in(namespace).get(sourceKey(sourceId(source)), call),
 						workFolder: path.join(this.folder, "work"),

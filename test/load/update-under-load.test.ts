@@ -71,7 +71,11 @@ t.test("the companion killed five times: the URL and the program come through", 
 
 async function companionPid(dataDir: string): Promise<number> {
 	const folder = path.join(dataDir, "services", "companion");
-	const newest = (await readdir(folder)).filter((name) => name.endsWith(".json")).sort().at(-1) ?? "";
+	const newest =
+		(await readdir(folder))
+			.filter((name) => name.endsWith(".json"))
+			.sort()
+			.at(-1) ?? "";
 	const record: { pid?: number } = JSON.parse(await readFile(path.join(folder, newest), "utf8"));
 	if (typeof record.pid !== "number") throw new Error("no companion is recorded");
 	return record.pid;

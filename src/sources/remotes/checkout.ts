@@ -1,7 +1,7 @@
 import { join } from "node:path";
 import type { Call } from "../../blob/store.ts";
 import type { SourceTree } from "../../builders/builder.ts";
-import { AppError, cancelled, isAppError } from "../../errors.ts";
+import { AppError, cancelled } from "../../errors.ts";
 import { failpoint } from "../../failpoint.ts";
 import type { RemoteAddress } from "./address.ts";
 import { archiveFiles } from "./archive.ts";
@@ -9,6 +9,7 @@ import { type ContentFile, type ContentLimits, planContents, writeContents } fro
 import { GitFailure, GitWorkspace } from "./git.ts";
 import { unknownFolder } from "./refs.ts";
 import type { PinnedRemote, Resolver } from "./resolver.ts";
+import { Shared } from "./shared.ts";
 
 export type RemoteLimits = ContentLimits & {
 	/** Bytes that git may fetch, compressed as it sends them. */
@@ -123,43 +124,4 @@ export class CheckedOutTree implements RemoteTree {
 		failpoint("source.checked_out");
 		return { path, files: contents.files };
 	}
-}
-
-/** Work that is done once for all who ask. One whose call is cancelled leaves it to the others to do it again. */
-class Shared<T> {
-	readonly #work: (signal: AbortSignal) => Promise<T>;
-	#running: Promise<T> | undefined;
-
-	constructor(work: (signal: AbortSignal) => Promise<T>) {
-		this.#work = work;
-	}
-
-	async get(signal: AbortSignal): Promise<T> {
-		for (;;) {
-			if (signal.aborted) throw cancelled(signal);
-			const isOwn = this.#running === undefined;
-			this.#running ??= this.#work(signal).catch((error: unknown) => {
-				this.#running = undefined;
-				throw error;
-			});
-			try {
-				// One's own work ends by itself when it is cancelled, and has cleaned up by then.
-				return await (isOwn ? this.#running : unlessAborted(this.#running, signal));
-			} catch (error) {
-				if (!isAppError(error, "cancelled") || signal.aborted) throw error;
-			}
-		}
-	}
-
-	async settled(): Promise<void> {
-		await this.#running;
-	}
-}
-
-function unlessAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
-	return new Promise((resolve, reject) => {
-		const onAbort = () => reject(cancelled(signal));
-		signal.addEventListener("abort", onAbort, { once: true });
-		work.then(resolve, reject).finally(() => signal.removeEventListener("abort", onAbort));
-	});
 }

@@ -63,6 +63,7 @@ const SETTINGS: readonly string[] = [
 	"maintenance.auto=false",
 	"protocol.version=2",
 	"submodule.recurse=false",
+	"transfer.bundleURI=false",
 ];
 
 /** A folder of its own for one piece of work with git: an empty bare repository, and room for what comes out of it. */
@@ -86,6 +87,7 @@ export class GitWorkspace implements AsyncDisposable {
 		try {
 			await mkdir(workspace.folder, { recursive: true, mode: 0o700 });
 			await writeFile(workspace.#askpass, ASKPASS, { flag: "wx", mode: 0o700 });
+			checkVersion(await workspace.text(["version"], signal));
 			await workspace.text(["init", "--quiet", "--bare", "--template=", workspace.#repository], signal);
 			return workspace;
 		} catch (error) {
@@ -235,6 +237,15 @@ export class GitWorkspace implements AsyncDisposable {
 				: { RUNTIME_GIT_USERNAME: usernameOf(access.config), RUNTIME_GIT_TOKEN: access.config.token }),
 		};
 	}
+}
+
+/** An older git does not know `http.curloptResolve`, says nothing, and connects to wherever the name leads it. */
+function checkVersion(output: string): void {
+	const [, major, minor] = /^git version (\d+)\.(\d+)/.exec(output)?.map(Number) ?? [];
+	if (major !== undefined && minor !== undefined && (major > 2 || (major === 2 && minor >= 37))) return;
+	throw new AppError("unavailable", "the git on the server is older than 2.37 and cannot be kept to safe addresses", {
+		hint: "Install git 2.37 or newer where the server runs.",
+	});
 }
 
 function repositoryTooLarge(bytes: number): AppError {

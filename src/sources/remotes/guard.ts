@@ -1,8 +1,9 @@
 import { lookup as systemLookup } from "node:dns/promises";
 import { isIP } from "node:net";
 import ipaddr from "ipaddr.js";
-import { AppError, cancelled, isAppError, messageOf } from "../../errors.ts";
+import { AppError, isAppError, messageOf } from "../../errors.ts";
 import { authority, type HostConfig, type Origin, ownerOf } from "./hosts.ts";
+import { unlessAborted } from "./shared.ts";
 
 /** All addresses of a name. */
 export type Lookup = (host: string) => Promise<readonly string[]>;
@@ -82,14 +83,4 @@ function forbidden(origin: Origin): AppError {
 
 async function resolveAll(host: string): Promise<readonly string[]> {
 	return (await systemLookup(host, { all: true })).map(({ address }) => address);
-}
-
-/** For work that cannot be aborted itself. */
-function unlessAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
-	return new Promise((resolve, reject) => {
-		const onAbort = () => reject(cancelled(signal));
-		signal.addEventListener("abort", onAbort, { once: true });
-		if (signal.aborted) onAbort();
-		work.then(resolve, reject).finally(() => signal.removeEventListener("abort", onAbort));
-	});
 }

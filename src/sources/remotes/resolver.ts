@@ -2,8 +2,9 @@ import { AppError, cancelled, isAppError } from "../../errors.ts";
 import type { RemoteAddress } from "./address.ts";
 import { type Forge, openForge } from "./forges.ts";
 import { cloneUrl, type GitAccess, GitFailure, GitWorkspace } from "./git.ts";
-import { authority, defaultPort, type HostConfig, hostFor, type Origin, originOf, usernameOf } from "./hosts.ts";
+import { authority, defaultPort, type HostConfig, hostFor, type Origin, originOf } from "./hosts.ts";
 import type { Outbound } from "./outbound.ts";
+import { probe } from "./probe.ts";
 import { choose, type Refs, readRefs, unknownFolder, unknownRef, unknownRepository } from "./refs.ts";
 
 /** A remote whose commit is settled: the same bytes for ever. */
@@ -88,7 +89,10 @@ export class Resolver {
 
 	/** Fetches a pinned commit, its history left out where the server allows that. Rejects as `Remotes.resolve` does. */
 	async fetch(workspace: GitWorkspace, pinned: PinnedRemote, bytes: number, signal: AbortSignal): Promise<void> {
-		const { access, origin } = await this.accessOf(pinned.url, signal);
+		if (!/^[0-9a-f]{40}$/.test(pinned.commit)) throw new AppError("internal", "the pinned commit is not 40 digits");
+		const origin = URL.canParse(pinned.url) ? originOf(new URL(pinned.url)) : null;
+		if (origin === null) throw new AppError("internal", "the pinned source is not an https URL");
+		const access = await this.#access(origin, this.#config(origin), signal);
 		const call = { signal, bytes };
 		const ways: readonly { readonly what: readonly string[]; readonly options: readonly string[] }[] = [
 			{ what: [pinned.commit], options: ["--depth=1"] },
@@ -106,7 +110,7 @@ export class Resolver {
 			} catch (error) {
 				if (!(error instanceof GitFailure)) throw error;
 				failure ??= error;
-				const problem = await this.#probe(pinned.url, origin, access.config, signal);
+				const problem = await probe(this.#outbound, pinned.url, origin, access.config, signal);
 				if (problem !== null) throw problem;
 			}
 		}
@@ -114,12 +118,6 @@ export class Resolver {
 			field: "source",
 			...(failure === undefined ? {} : { cause: failure }),
 		});
-	}
-
-	async accessOf(url: string, signal: AbortSignal): Promise<{ readonly access: GitAccess; readonly origin: Origin }> {
-		const origin = URL.canParse(url) ? originOf(new URL(url)) : null;
-		if (origin === null) throw new AppError("internal", "the pinned source is not an https URL");
-		return { origin, access: await this.#access(origin, this.#config(origin), signal) };
 	}
 
 	#config(origin: Origin): HostConfig {
@@ -146,59 +144,13 @@ export class Resolver {
 		const tries = candidates(address).flatMap(({ path, folder }) =>
 			suffixes.map((suffix) => ({ path, folder, url: cloneUrl(origin, path + suffix) })),
 		);
-		const problems = await Promise.all(tries.map(({ url }) => this.#probe(url, origin, config, signal)));
+		const problems = await Promise.all(tries.map(({ url }) => probe(this.#outbound, url, origin, config, signal)));
 		const found = tries.find((_, index) => problems[index] === null);
 		if (found !== undefined) return found;
 		const worst = (["unavailable", "permission_denied", "invalid_argument"] as const)
 			.map((code) => problems.find((problem) => isAppError(problem, code)))
 			.find((problem) => problem !== undefined);
 		throw worst ?? unknownRepository(authority(origin), address.repository, config.kind !== "git");
-	}
-
-	/** Null where a git repository answers, else what is wrong. Rejects for an address that is not allowed, and when cancelled. */
-	async #probe(url: string, origin: Origin, config: HostConfig, signal: AbortSignal): Promise<AppError | null> {
-		const host = authority(origin);
-		const { token } = config;
-		const pair = Buffer.from(`${usernameOf(config)}:${token}`).toString("base64");
-		const unavailable = (what: string) => new AppError("unavailable", `${host} ${what}`, { field: "source" });
-		let response: Awaited<ReturnType<Outbound["fetch"]>>;
-		try {
-			response = await this.#outbound.fetch(`${url}/info/refs?service=git-upload-pack`, {
-				signal,
-				redirects: 0,
-				headers: { "git-protocol": "version=2", ...(token === undefined ? {} : { authorization: `Basic ${pair}` }) },
-			});
-		} catch (error) {
-			if (isAppError(error, "unavailable")) return error;
-			throw error;
-		}
-		await response.body?.cancel();
-		const { status } = response;
-		if (status === 200) {
-			const isGit = response.headers.get("content-type")?.startsWith("application/x-git-upload-pack-advertisement");
-			return isGit === true ? null : unavailable("answers with something else than git's protocol");
-		}
-		if (status >= 300 && status < 400)
-			return new AppError(
-				"invalid_argument",
-				`${host} redirects to another address, and git's redirects are not followed`,
-				{
-					field: "source",
-					hint: "Write the address that the repository has now.",
-				},
-			);
-		if (status === 401)
-			return new AppError(
-				"permission_denied",
-				token === undefined
-					? `${host} asks for a token: the repository is private, or there is none of that name`
-					: `${host} refuses this server's token for the repository`,
-				{ field: "source", hint: "An operator gives the server a token in the file of git hosts." },
-			);
-		if (status === 404 || status === 410)
-			return new AppError("not_found", `${host} has no such repository`, { field: "source" });
-		if (status === 403 || status === 429) return unavailable("limits the rate of requests, or refuses this one");
-		return unavailable(`answers with status ${status}`);
 	}
 
 	async #refs(
@@ -217,7 +169,7 @@ export class Resolver {
 			);
 		} catch (error) {
 			if (!(error instanceof GitFailure)) throw error;
-			const problem = await this.#probe(url, access.origin, access.config, signal);
+			const problem = await probe(this.#outbound, url, access.origin, access.config, signal);
 			if (isAppError(problem, "not_found"))
 				throw unknownRepository(authority(access.origin), new URL(url).pathname.slice(1), true);
 			throw problem ?? unreachable(access.origin, error);
@@ -290,7 +242,7 @@ export class Resolver {
 						cause: error,
 					});
 				if (!(error instanceof GitFailure)) throw error;
-				const problem = await this.#probe(located.url, access.origin, access.config, signal);
+				const problem = await probe(this.#outbound, located.url, access.origin, access.config, signal);
 				if (problem !== null) throw problem;
 			}
 		}

@@ -315,7 +315,7 @@ t.test("git goes to the address that was checked, whatever the name server says 
 	// comes after it is checked by itself.
 	const log = join(place, "git.log");
 	const played = join(place, "played-git");
-	const script = `#!/bin/sh\nprintf '%s\\n' "$*" >>${log}\ncase "$*" in *" fetch "*) exit 128 ;; esac\n`;
+	const script = `#!/bin/sh\nprintf '%s\\n' "$*" >>${log}\ncase "$*" in *" fetch "*) exit 128 ;; *" version") echo git version 2.99.0 ;; esac\n`;
 	await writeFile(played, script, { mode: 0o755 });
 	await using rebound = new Remotes({
 		hosts: [],

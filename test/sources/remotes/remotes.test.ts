@@ -460,6 +460,11 @@ t.test("a git host that fails", async (t) => {
 	const noGit = makeRemotes(hosts, { git: "/nonexistent/git" });
 	t.teardown(() => noGit[Symbol.asyncDispose]());
 	t.match(await failure(noGit.resolve(address, call())), { code: "unavailable", hint: /Install git/ });
+	const oldGit = join(place, "old-git");
+	await writeFile(oldGit, "#!/bin/sh\necho git version 2.36.9\n", { mode: 0o755 });
+	const old = makeRemotes(hosts, { git: oldGit });
+	t.teardown(() => old[Symbol.asyncDispose]());
+	t.match(await failure(old.resolve(address, call())), { code: "unavailable", message: /older than 2.37/ });
 	t.strictSame(await readdir(workFolder), []);
 });
 

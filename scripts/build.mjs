@@ -1,0 +1,39 @@
+// Makes dist/, what the package holds: the server compiled file by file (its companion is started by its path), and the
+// CLI bundled, because a command that starts in 50 ms cannot read 40 files first. Needs the project's dependencies.
+import { spawnSync } from "node:child_process";
+import { mkdtempSync, renameSync, rmSync } from "node:fs";
+import path from "node:path";
+import { fileURLToPath } from "node:url";
+import { build } from "esbuild";
+
+const root = fileURLToPath(new URL("..", import.meta.url));
+const dist = path.join(root, "dist");
+// Beside the goal, so that it can be renamed; nobody sees a half-made dist/.
+const made = mkdtempSync(path.join(root, "node_modules", ".dist-"));
+try {
+	const compiler = path.join(root, "node_modules", "typescript", "bin", "tsc");
+	const tsc = spawnSync(process.execPath, [compiler, "-p", "tsconfig.build.json", "--outDir", made], {
+		cwd: root,
+		// What npm pack prints on stdout is the name of the archive.
+		stdio: ["ignore", 2, 2],
+	});
+	if (tsc.status !== 0) process.exit(tsc.status ?? 1);
+	await build({
+		entryPoints: [path.join(root, "clients/cli/main.ts")],
+		outdir: path.join(made, "clients/cli"),
+		bundle: true,
+		splitting: true,
+		format: "esm",
+		platform: "node",
+		target: "node22.19",
+		minify: true,
+		legalComments: "linked",
+		// commander is CommonJS, and asks for Node's own modules by require.
+		banner: { js: 'import{createRequire as $require}from"node:module";const require=$require(import.meta.url);' },
+		logLevel: "warning",
+	});
+	rmSync(dist, { recursive: true, force: true });
+	renameSync(made, dist);
+} finally {
+	rmSync(made, { recursive: true, force: true });
+}

@@ -1,0 +1,7 @@
+import type { Handler } from "../contract/bind.ts";
+import type { RemoteSources } from "../manager/remote-sources.ts";
+
+/** `GET /remotes`: what a git remote means now. */
+export function resolveRemote(remotes: RemoteSources): Handler<"resolveRemote"> {
+	return async ({ query, signal }) => ({ status: 200, body: await remotes.pin(query.source, { signal }) });
+}
