@@ -1,5 +1,11 @@
 import multipart from "@fastify/multipart";
-import fastify, { type FastifyInstance, type FastifyServerOptions, LogController } from "fastify";
+import fastify, {
+	type FastifyInstance,
+	type FastifyReply,
+	type FastifyRequest,
+	type FastifyServerOptions,
+	LogController,
+} from "fastify";
 import type { TokenStore } from "./accounts/tokens.ts";
 import { bindContract } from "./contract/bind.ts";
 import type { Contract } from "./contract/document.ts";
@@ -9,6 +15,7 @@ import type { Changes, Manager } from "./manager/manager.ts";
 import type { RemoteSources } from "./manager/remote-sources.ts";
 import { buildHandlers } from "./routes/builds.ts";
 import { authorizer } from "./routes/caller.ts";
+import { DOCS, docs } from "./routes/docs.ts";
 import { sendProblem } from "./routes/problem.ts";
 import { resolveRemote } from "./routes/remotes.ts";
 import { type ServerFacts, serverHandlers } from "./routes/server.ts";
@@ -82,7 +89,12 @@ export async function buildApp(deps: AppDeps): Promise<FastifyInstance> {
 		if (deps.down.aborted) reply.header("connection", "close");
 	});
 	app.decorateRequest("caller", null);
-	app.setErrorHandler(sendProblem);
+	const notFound = (request: FastifyRequest, reply: FastifyReply) => sendNotFound(deps.contract, request, reply);
+	// A body that cannot be read does not matter where there is nothing that would take it.
+	app.setErrorHandler((error, request, reply) =>
+		request.is404 ? notFound(request, reply) : sendProblem(error, request, reply),
+	);
+	app.setNotFoundHandler(notFound);
 	app.removeContentTypeParser("text/plain");
 	app.addContentTypeParser(
 		"application/merge-patch+json",
@@ -94,23 +106,6 @@ export async function buildApp(deps: AppDeps): Promise<FastifyInstance> {
 		limits: { fileSize: deps.facts.maxSourceBytes, files: 2, fields: 16, fieldSize: 64 * 1024, parts: 20 },
 		throwFileSizeLimit: false,
 	});
-	app.setNotFoundHandler((request, reply) => {
-		const allowed = methodsAt(deps.contract, request.url);
-		if (allowed.length === 0)
-			return sendProblem(
-				new AppError("not_found", `there is nothing at ${request.url.split("?")[0]}`, {
-					hint: "GET /openapi.yaml describes what there is.",
-				}),
-				request,
-				reply,
-			);
-		reply.header("allow", allowed.join(", "));
-		return sendProblem(
-			new AppError("method_not_allowed", `this path takes ${allowed.join(", ")}, not ${request.method}`),
-			request,
-			reply,
-		);
-	});
 	const handlers = {
 		uploadSource: uploadSource(deps.manager, { ...(deps.uploads ?? UPLOADS), maxBytes: deps.facts.maxSourceBytes }),
 		...serviceHandlers(deps.manager, deps.changes),
@@ -120,15 +115,30 @@ export async function buildApp(deps: AppDeps): Promise<FastifyInstance> {
 		...serverHandlers(deps.contract, deps.facts),
 	};
 	bindContract(app, deps.contract, handlers, { authorize: authorizer(deps.tokens), deadline: deps.deadline });
+	await app.register(docs, { contract: deps.contract });
 	await app.ready();
 	return app;
 }
 
+/** 405 where the contract has the path with other methods, else 404. */
+function sendNotFound(contract: Contract, request: FastifyRequest, reply: FastifyReply): FastifyReply {
+	const path = request.url.split("?")[0] ?? "";
+	const allowed = path === DOCS ? ["GET"] : methodsAt(contract, path);
+	if (allowed.length === 0) {
+		const hint = `GET /openapi.yaml describes what there is, and ${DOCS} shows it.`;
+		const detail = `there is nothing at ${path}`;
+		return sendProblem(new AppError("not_found", detail, { hint }), request, reply);
+	}
+	reply.header("allow", allowed.join(", "));
+	const detail = `this path takes ${allowed.join(", ")}, not ${request.method}`;
+	return sendProblem(new AppError("method_not_allowed", detail), request, reply);
+}
+
 /** The methods that the contract has at a path. */
-function methodsAt(contract: Contract, url: string): string[] {
-	const segments = (url.split("?")[0] ?? "").split("/");
-	const found = contract.operations.filter(({ path }) => {
-		const parts = path.split("/");
+function methodsAt(contract: Contract, path: string): string[] {
+	const segments = path.split("/");
+	const found = contract.operations.filter((operation) => {
+		const parts = operation.path.split("/");
 		return (
 			parts.length === segments.length &&
 			parts.every((part, index) => part === segments[index] || (part.startsWith("{") && segments[index] !== ""))

@@ -5,7 +5,7 @@ import type { Directories } from "../sources/directories.ts";
 import type { BuildLogs } from "./build-log.ts";
 import type { Draft } from "./draft.ts";
 import type { Editor } from "./editor.ts";
-import { buildKey, type ServiceRecord, sourceKey } from "./model.ts";
+import { buildKey, KEY_KEPT_MS, type ServiceRecord, sourceKey } from "./model.ts";
 import type { ServiceStore } from "./store.ts";
 
 export type CollectorDeps = {
@@ -25,7 +25,8 @@ export type CollectorSettings = {
 	readonly keepBuilds: number;
 };
 
-const DAY_MS = 24 * 3600 * 1000;
+/** Revisions whose builds are marked as collected: by this run, and by earlier ones. */
+type Marked = { readonly now: ReadonlySet<number>; readonly before: ReadonlySet<number> };
 
 /**
  * Removes what nobody can need any more: sources without a service, builds too old to roll back to, idempotency keys past
@@ -35,6 +36,8 @@ const DAY_MS = 24 * 3600 * 1000;
 export class Collector {
 	readonly #deps: CollectorDeps;
 	readonly #settings: CollectorSettings;
+	/** What was marked earlier may not have been deleted: by a run that failed, or before a crash. */
+	#unsure = true;
 
 	constructor(deps: CollectorDeps, settings: CollectorSettings) {
 		this.#deps = deps;
@@ -44,15 +47,18 @@ export class Collector {
 	/** One run over everything. Answers how many sources and builds it removed. */
 	async collect(call: Call): Promise<{ readonly sources: number; readonly builds: number }> {
 		let builds = 0;
+		const again = this.#unsure;
+		this.#unsure = true;
 		for await (const service of this.#deps.store.all()) {
 			if (call.signal.aborted) break;
-			builds += await this.#collectBuilds(service, call);
+			builds += await this.#collectBuilds(service, again, call);
 			await this.#collectFolders(service);
 		}
 		for (const id of (await this.#deps.directories?.services()) ?? [])
 			if ((await this.#deps.store.getById(id)) === undefined) await this.#deps.directories?.remove(id);
 		const sources = await this.#collectSources(call);
-		await this.#deps.store.forgetKeys(this.#before(DAY_MS));
+		await this.#deps.store.forgetKeys(this.#before(KEY_KEPT_MS));
+		this.#unsure = call.signal.aborted;
 		return { sources, builds };
 	}
 
@@ -72,18 +78,19 @@ export class Collector {
 		return removed;
 	}
 
-	async #collectBuilds(service: ServiceRecord, call: Call): Promise<number> {
+	/** `again`: what was marked earlier is deleted once more. */
+	async #collectBuilds(service: ServiceRecord, again: boolean, call: Call): Promise<number> {
 		const { editor, blobs, buildLogs } = this.#deps;
-		let gone: readonly number[] = [];
+		let marked: Marked = { now: new Set(), before: new Set() };
 		await editor.edit(service.id, async (draft) => {
-			gone = draft.service.desired === "removed" ? [] : await this.#markBuilds(draft);
+			marked = draft.service.desired === "removed" ? marked : await this.#markBuilds(draft);
 		});
-		if (gone.length > 0) failpoint("collector.builds_marked");
-		for (const revision of gone) {
+		if (marked.now.size > 0) failpoint("collector.builds_marked");
+		for (const revision of again ? marked.now.union(marked.before) : marked.now) {
 			await blobs.in(service.namespace).delete(buildKey(service.id, revision), call);
 			await buildLogs.remove(service.id, revision);
 		}
-		return gone.length;
+		return marked.now.size;
 	}
 
 	/** A folder lives as long as its revision may run; it can be made again from the source. */
@@ -100,21 +107,25 @@ export class Collector {
 	}
 
 	/** Marks the builds that no kept revision has; answers the revisions whose bytes they were. */
-	async #markBuilds(draft: Draft): Promise<number[]> {
+	async #markBuilds(draft: Draft): Promise<Marked> {
 		const { id, revisions } = draft.service;
 		const kept = new Set(revisions.flatMap(({ build }) => (build === null ? [] : [build.revision])));
-		const gone = new Set<number>();
-		let seen = 0;
+		const newest = new Set<number>();
+		const marked = { now: new Set<number>(), before: new Set<number>() };
 		for await (const record of this.#deps.store.revisions(id, null)) {
 			const { build } = record;
-			if (build === null || build.collected === true) continue;
-			seen++;
-			if (seen <= this.#settings.keepBuilds) kept.add(build.revision);
-			if (kept.has(build.revision)) continue;
+			if (build === null) continue;
+			if (build.collected === true) {
+				marked.before.add(build.revision);
+				continue;
+			}
+			// Revisions that share a build are one build.
+			if (newest.size < this.#settings.keepBuilds) newest.add(build.revision);
+			if (kept.has(build.revision) || newest.has(build.revision)) continue;
 			draft.amend({ ...record, build: { ...build, collected: true } });
-			gone.add(build.revision);
+			marked.now.add(build.revision);
 		}
-		return [...gone];
+		return marked;
 	}
 
 	#before(ageMs: number): string {

@@ -30,6 +30,7 @@ export class FolderMaker implements Maker {
 			const launcher = await this.#choose(root, entrypoint, call);
 			const launch = await launcher.prepare(root, { entrypoint, target: this.#target }, call);
 			failpoint("manager.folder_prepared");
+			await this.#directories.finish(service.id, revision.revision);
 			return { build: null, launch };
 		} catch (error) {
 			await this.#directories.remove(service.id, revision.revision);

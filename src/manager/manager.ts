@@ -8,6 +8,7 @@ import type { Editor } from "./editor.ts";
 import {
 	type BuildRecord,
 	buildKey,
+	KEY_KEPT_MS,
 	type RevisionRecord,
 	revisionError,
 	revisionOf,
@@ -68,6 +69,8 @@ export interface Changes {
 /** A service after a change. `revised`: it has a new revision. `replayed`: the change had been made before. */
 export type Changed = {
 	readonly service: ServiceRecord;
+	/** The newest revision when it was made. */
+	readonly revision: number;
 	readonly revised: boolean;
 	readonly replayed: boolean;
 	/** The new revision runs already, or has ended well. */
@@ -143,7 +146,7 @@ export class Manager implements Changes {
 			if (twin !== undefined) return twin;
 			throw exists({ name, version });
 		}
-		return { service, revised: true, replayed: false };
+		return { service, revision: service.newest, revised: true, replayed: false };
 	}
 
 	/** Creates the service, or changes it where it exists. */
@@ -153,7 +156,7 @@ export class Manager implements Changes {
 		options: ChangeOptions = {},
 		call: Call = AT_LEISURE,
 	): Promise<Changed> {
-		const before = await this.#recalled(name.namespace, options.once);
+		const before = await this.#recalled(name.namespace, options.once, changesRevision(request));
 		if (before !== undefined) return before;
 		const existing = await this.#deps.store.get(name);
 		if (existing !== undefined) return this.update(name, request, options, call);
@@ -170,10 +173,14 @@ export class Manager implements Changes {
 	createRequest(name: ServiceName, request: UpdateRequest, options: ChangeOptions): CreateRequest {
 		const { source, env, metadata, ...rest } = request;
 		if (source === undefined)
-			throw new AppError("invalid_argument", "a service that does not exist yet needs a source", {
-				field: "source",
-				hint: "Upload one with POST /sources, and send the key of its answer.",
-			});
+			throw new AppError(
+				"not_found",
+				`there is no service ${name.name}:${name.version}, and a new one needs a source`,
+				{
+					field: "source",
+					hint: "Upload one with POST /sources, and send the key of its answer.",
+				},
+			);
 		if (options.guard !== undefined)
 			throw new AppError("precondition_failed", `there is no ${name.name}:${name.version} to match`, {
 				field: "If-Match",
@@ -193,6 +200,8 @@ export class Manager implements Changes {
 		call: Call = AT_LEISURE,
 	): Promise<Changed> {
 		const revised = changesRevision(asked);
+		const before = await this.#recalled(name.namespace, options.once, revised);
+		if (before !== undefined) return before;
 		// Nothing is asked of a remote for a service that is not there.
 		if (asked.source !== undefined) await this.get(name);
 		const request = await this.#locate(asked, call);
@@ -383,12 +392,12 @@ export class Manager implements Changes {
 		revised: boolean,
 		decide: (draft: Draft) => Promise<void>,
 	): Promise<Changed> {
-		const before = await this.#recalled(name.namespace, once);
+		const before = await this.#recalled(name.namespace, once, revised);
 		if (before !== undefined) return before;
 		let twin: Changed | undefined;
 		const service = await this.#change(name, async (draft) => {
 			// Asked again for each attempt: the one that was faster may have been this very request.
-			twin = await this.#recalled(name.namespace, once);
+			twin = await this.#recalled(name.namespace, once, revised);
 			if (twin !== undefined) return;
 			refuseWhileStopping(draft.service);
 			guard?.(draft.service);
@@ -398,14 +407,19 @@ export class Manager implements Changes {
 			failpoint("manager.before_update");
 		});
 		failpoint("manager.after_update");
-		return twin ?? { service, revised, replayed: false };
+		return twin ?? { service, revision: service.newest, revised, replayed: false };
+	}
+
+	/** Whether what is remembered from then counts no more, collected or not. */
+	#isPast(time: string): boolean {
+		return Date.parse(this.#deps.editor.timestamp()) - Date.parse(time) >= KEY_KEPT_MS;
 	}
 
 	/** What was made under this key before. Rejects with `key_reused` where it was another request. */
-	async #recalled(namespace: string, once: ChangeOptions["once"]): Promise<Changed | undefined> {
+	async #recalled(namespace: string, once: ChangeOptions["once"], revised = true): Promise<Changed | undefined> {
 		if (once === undefined) return undefined;
 		const done = await this.#deps.store.recall(namespace, once.key);
-		if (done === undefined) return undefined;
+		if (done === undefined || this.#isPast(done.time)) return undefined;
 		if (done.hash !== once.hash)
 			throw new AppError("key_reused", "this Idempotency-Key was used for another request", {
 				field: "Idempotency-Key",
@@ -417,7 +431,7 @@ export class Manager implements Changes {
 				field: "Idempotency-Key",
 				hint: "Use a new key to create it again.",
 			});
-		return { service, revised: true, replayed: true };
+		return { service, revision: done.revision, revised, replayed: true };
 	}
 
 	async #begin(draft: Draft, anew: boolean): Promise<void> {

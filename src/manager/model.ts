@@ -2,6 +2,9 @@ import type { Diagnostic, Requires } from "../builders/builder.ts";
 import type { Launch } from "../builders/launcher.ts";
 import type { Health, RestartPolicy } from "../runtimes/runtime.ts";
 
+/** Milliseconds for which an idempotency key is remembered: a day. */
+export const KEY_KEPT_MS = 24 * 3600 * 1000;
+
 /** States of a revision. Which moves are legal is in transitions.ts. */
 export const STATUSES = [
 	"Pending",

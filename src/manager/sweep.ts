@@ -1,6 +1,6 @@
 import type { Blobs } from "../blob/blobs.ts";
 import type { Call } from "../blob/store.ts";
-import { revisionOf } from "./model.ts";
+import { type RevisionRecord, revisionOf } from "./model.ts";
 import type { ServiceStore } from "./store.ts";
 
 /**
@@ -24,6 +24,10 @@ async function isReferred(store: ServiceStore, namespace: string, key: string): 
 	if (kind !== "build") return true;
 	const service = await store.getById(id);
 	if (service === undefined || service.namespace !== namespace) return false;
-	const revision = revisionOf(service, Number(number)) ?? (await store.revision(id, Number(number)));
-	return revision?.build?.revision === Number(number) && revision.build.collected !== true;
+	const has = (revision: RevisionRecord | undefined) =>
+		revision?.build?.revision === Number(number) && revision.build.collected !== true;
+	if (has(revisionOf(service, Number(number)) ?? (await store.revision(id, Number(number))))) return true;
+	// Its own record may be older than any that is kept, and later revisions have the build still.
+	for await (const revision of store.revisions(id, null)) if (has(revision)) return true;
+	return false;
 }

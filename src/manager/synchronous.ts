@@ -28,6 +28,8 @@ export type SynchronousDeps = {
 
 /** Looked again after this long even if no news came. */
 const LOOK_MS = 1000;
+/** What failed is answered after this long even if its end is not over. */
+const REMOVAL_MS = 15_000;
 const TIMEOUT = new AppError("deadline", "it took longer than the server allows");
 
 /**
@@ -45,20 +47,32 @@ export class Synchronous implements Changes {
 	async create(namespace: string, request: CreateRequest, options: ChangeOptions, call: Call): Promise<Changed> {
 		const { manager } = this.#deps;
 		const made = await manager.create(namespace, request, { ...options, hidden: true }, call);
-		if (made.replayed) return made;
+		// It was remembered when it ran.
+		if (made.replayed) return { ...made, settled: true };
 		try {
-			await this.#verdict(made.service, call.signal);
+			await this.#verdict(made, call.signal);
 			return { ...made, service: await manager.reveal(made.service.id, options.once), settled: true };
 		} catch (error) {
 			await manager.discard(made.service.id);
+			// Whoever hears of it may try again at once.
+			if (!call.signal.aborted) await this.#removed(made.service.id, call.signal);
 			throw error;
 		}
+	}
+
+	/** Waits until nothing is left of a service, but not for ever. */
+	async #removed(id: string, gone: AbortSignal): Promise<void> {
+		const { store, bulletin } = this.#deps;
+		const signal = AbortSignal.any([gone, AbortSignal.timeout(REMOVAL_MS)]);
+		using news = bulletin.subscribe(id);
+		while (!signal.aborted && (await store.getById(id)) !== undefined) await news.next(signal, LOOK_MS);
 	}
 
 	async put(name: ServiceName, request: UpdateRequest, options: ChangeOptions, call: Call): Promise<Changed> {
 		const { manager, store } = this.#deps;
 		const existing = await store.get(name);
-		if (existing !== undefined) return this.update(name, request, options, call);
+		// One that nobody sees yet is in the way of a create, and says so.
+		if (existing !== undefined && existing.hidden !== true) return this.update(name, request, options, call);
 		return this.create(name.namespace, manager.createRequest(name, request, options), options, call);
 	}
 
@@ -72,18 +86,19 @@ export class Synchronous implements Changes {
 
 	/** A failed update is on its revision, and the one before it serves on; a caller that went away cancels it. */
 	async #settled(made: Changed, call: Call): Promise<Changed> {
-		if (!made.revised || made.replayed) return made;
-		const { service } = made;
+		if (!made.revised) return made;
 		try {
-			return { ...made, service: await this.#verdict(service, call.signal), settled: true };
+			return { ...made, service: await this.#verdict(made, call.signal), settled: true };
 		} catch (error) {
-			if (!(error instanceof RevisionFailed)) await this.#deps.manager.abandon(service.id, service.newest);
+			// Whoever asked a second time did not ask for anything new.
+			if (!(error instanceof RevisionFailed) && !made.replayed)
+				await this.#deps.manager.abandon(made.service.id, made.revision);
 			throw error;
 		}
 	}
 
-	/** Waits until the newest revision is Running or has ended well. Rejects with RevisionFailed, `deadline` or `cancelled`. */
-	async #verdict(service: ServiceRecord, gone: AbortSignal): Promise<ServiceRecord> {
+	/** Waits until the revision is Running or has ended well. Rejects with RevisionFailed, `deadline` or `cancelled`. */
+	async #verdict({ service, revision }: Changed, gone: AbortSignal): Promise<ServiceRecord> {
 		const { store, bulletin, timeoutMs } = this.#deps;
 		const limit = new AbortController();
 		const timer = setTimeout(() => limit.abort(TIMEOUT), timeoutMs);
@@ -95,7 +110,7 @@ export class Synchronous implements Changes {
 				const record =
 					current === undefined
 						? undefined
-						: (revisionOf(current, service.newest) ?? (await store.revision(service.id, service.newest)));
+						: (revisionOf(current, revision) ?? (await store.revision(service.id, revision)));
 				if (current === undefined || record === undefined)
 					throw new RevisionFailed(revisionError("cancelled", "start", "the service was removed meanwhile"));
 				if (record.status === "Error" && record.error !== null) throw new RevisionFailed(record.error);
