@@ -27,9 +27,6 @@ export const create: Bench = {
 		const cacheDir = path.join(place, "cache");
 		const server = await TestServer.start({ dataDir, args: ["--stop-services"], env: { RUNTIME_CACHE_DIR: cacheDir } });
 		try {
-			// Go is asked for its version once, at the first build of all.
-			await ours(server, place, "first");
-			await peer(place, "first");
 			const cold = await alternate(
 				COLD_ROUNDS,
 				async (round) => {

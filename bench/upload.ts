@@ -31,7 +31,7 @@ export const upload: Bench = {
 			const sides = await alternate(
 				ROUNDS,
 				async () => {
-					await warmPages(place, piece);
+					await settle(place, piece);
 					let time = 0;
 					grown.push(
 						await growth(server.child.pid ?? 0, async () => {
@@ -42,7 +42,7 @@ export const upload: Bench = {
 					return time;
 				},
 				async () => {
-					await warmPages(place, piece);
+					await settle(place, piece);
 					return timed(async () => same(await peer(nginx, place, piece, BYTES), digest));
 				},
 			);
@@ -55,13 +55,17 @@ export const upload: Bench = {
 };
 
 /**
- * Writes so much to the page cache and throws it away: on a virtual machine the first use of a page costs far more than the
- * bench's own work, and which side gets fresh ones is chance.
+ * The same start for both sides. Writes so much to the page cache and throws it away: on a virtual machine the first use of a
+ * page costs more than the work that is measured. Then has the file system finish what was removed before: the next sync would
+ * wait for it, whosever that is.
  */
-async function warmPages(place: string, piece: Buffer): Promise<void> {
+async function settle(place: string, piece: Buffer): Promise<void> {
 	const file = path.join(place, "pages");
 	await writeFile(file, repeated(piece, BYTES + 128 * MIB));
 	await rm(file);
+	const folder = await open(place);
+	await folder.sync();
+	await folder.close();
 }
 
 /** → the digest that the server found. */

@@ -7,7 +7,11 @@ import { fileURLToPath, pathToFileURL } from "node:url";
 const root = dirname(dirname(dirname(fileURLToPath(import.meta.url))));
 const [major = 0, minor = 0] = process.versions.node.split(".").map(Number);
 
-if (major > 22 || (major === 22 && minor >= 19)) {
+// In a clone Node reads the TypeScript itself, and `await using` in it from 24 on; what is packed does without.
+const inClone = !root.includes(`${sep}node_modules${sep}`) && existsSync(join(root, "src", "main.ts"));
+const needed = inClone ? "24" : "22.19";
+
+if (major >= 24 || (!inClone && (major > 22 || (major === 22 && minor >= 19)))) {
 	await start();
 } else {
 	await again();
@@ -16,7 +20,7 @@ if (major > 22 || (major === 22 && minor >= 19)) {
 /** The TypeScript in a clone, which Node strips; the compiled file where this is installed as a package. */
 function program(path) {
 	const source = join(root, `${path}.ts`);
-	if (!root.includes(`${sep}node_modules${sep}`) && existsSync(source)) return source;
+	if (inClone) return source;
 	return join(root, "dist", `${path}.js`);
 }
 
@@ -47,7 +51,7 @@ async function again() {
 	const node = join(root, "node_modules", ".bin", "node");
 	if (!existsSync(node) || process.env.RUNTIME_REEXECUTED === "1") {
 		fail(
-			`Node >= 22.19 is needed, this is ${process.version}: run \`npm install\` in ${root}, or install a newer Node`,
+			`Node >= ${needed} is needed, this is ${process.version}: run \`npm install\` in ${root}, or install a newer Node`,
 		);
 	}
 	const env = { ...process.env, RUNTIME_REEXECUTED: "1" };

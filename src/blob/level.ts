@@ -1,17 +1,20 @@
-import { createHash, randomUUID } from "node:crypto";
-import { type FileHandle, open, readdir } from "node:fs/promises";
+import { randomUUID } from "node:crypto";
+import { readdir } from "node:fs/promises";
 import { join } from "node:path";
-import { setTimeout as delay } from "node:timers/promises";
-import { AppError, cancelled, systemCode } from "../errors.ts";
+import { AppError, cancelled, isAppError } from "../errors.ts";
 import { failpoint } from "../failpoint.ts";
 import { Database, type DatabaseOptions } from "../leveldb/database.ts";
 import { failure } from "../leveldb/failures.ts";
 import { makeFolder } from "../leveldb/folders.ts";
 import { Reserve } from "../leveldb/reserve.ts";
+import { Turns } from "../turns.ts";
 import { cancellable } from "./cancellable.ts";
-import { boundsOf, decodeEntry, type Entry, encodeEntry, infoOf } from "./entry.ts";
+import { Digester } from "./digester.ts";
+import { boundsOf, type Entry, encodeEntry, infoOf } from "./entry.ts";
 import { ObjectReader } from "./object-reader.ts";
 import { ObjectWriter, removeFile } from "./object-writer.ts";
+import { Objects } from "./objects.ts";
+import { Scrub } from "./scrub.ts";
 import type { BlobInfo, BlobStore, ByteRange, Call } from "./store.ts";
 
 export type LevelBlobStoreOptions = {
@@ -27,7 +30,6 @@ export type LevelBlobStoreOptions = {
 };
 
 const DEFAULT_RESERVE = 64 * 1024 * 1024;
-const SCRUB_PAGE = 100;
 
 /**
  * Blobs on one machine: the index in a Database, the bytes in files beside it, because LevelDB holds a whole value in memory.
@@ -36,16 +38,17 @@ const SCRUB_PAGE = 100;
  */
 export class LevelBlobStore implements BlobStore {
 	readonly #folder: string;
-	readonly #index: Database;
+	readonly #objects: Objects;
 	readonly #now: () => Date;
 	readonly #unique: () => string;
 	readonly #scrubRate: number;
 	readonly #reserve: Reserve;
+	readonly #digester = new Digester();
 	readonly #closing = new AbortController();
 	/** Files of puts that are under way: the sweep leaves them alone. */
 	readonly #unfinished = new Set<string>();
 	/** Whoever checks a key's entry in order to change it holds the key meanwhile. */
-	readonly #held = new Map<string, Promise<void>>();
+	readonly #turns = new Turns();
 	readonly #readers = new Set<ObjectReader>();
 	readonly #puts = new Set<Promise<unknown>>();
 	#swept: Promise<number> = Promise.resolve(0);
@@ -53,7 +56,7 @@ export class LevelBlobStore implements BlobStore {
 
 	private constructor(folder: string, index: Database, options: LevelBlobStoreOptions) {
 		this.#folder = folder;
-		this.#index = index;
+		this.#objects = new Objects(folder, index);
 		this.#now = options.now ?? (() => new Date());
 		this.#unique = options.unique ?? randomUUID;
 		this.#reserve = new Reserve(folder, options.reserve ?? DEFAULT_RESERVE);
@@ -73,7 +76,7 @@ export class LevelBlobStore implements BlobStore {
 			throw failure(error, `cannot open the blob store in ${folder}`);
 		}
 		const store = new LevelBlobStore(folder, index, options);
-		store.#swept = store.#sweep();
+		store.#swept = store.#objects.sweep(store.#unfinished, store.#closing.signal);
 		// Whoever wants to know asks `swept`; a sweep that failed is repeated at the next opening.
 		store.#swept.catch(() => undefined);
 		return store;
@@ -95,13 +98,13 @@ export class LevelBlobStore implements BlobStore {
 	async get(key: string, call: Call & { readonly range?: ByteRange }): Promise<AsyncIterable<Uint8Array>> {
 		this.#check(call);
 		for (;;) {
-			const entry = await this.#entry(key);
+			const entry = await this.#objects.entry(key);
 			if (entry.damaged) throw damaged(key);
 			const bounds = boundsOf(call.range, entry.size);
-			const handle = await this.#openObject(entry);
+			const handle = await this.#objects.open(entry);
 			if (handle === undefined) {
 				// Deleted since the index was read, or really missing.
-				if ((await this.#entry(key)).object === entry.object) throw damaged(key);
+				if ((await this.#objects.entry(key)).object === entry.object) throw damaged(key);
 				continue;
 			}
 			try {
@@ -119,13 +122,13 @@ export class LevelBlobStore implements BlobStore {
 
 	async stat(key: string, call: Call): Promise<BlobInfo> {
 		this.#check(call);
-		return infoOf(await this.#entry(key));
+		return infoOf(await this.#objects.entry(key));
 	}
 
 	async *list(prefix: string, call: Call): AsyncGenerator<string, void, undefined> {
 		this.#check(call);
 		// No character of a key sorts after DEL.
-		for await (const [key] of this.#index.range({ gte: `b/${prefix}`, lt: `b/${prefix}\x7f` })) {
+		for await (const [key] of this.#objects.index.range({ gte: `b/${prefix}`, lt: `b/${prefix}\x7f` })) {
 			this.#check(call);
 			yield key.slice(2);
 		}
@@ -133,11 +136,11 @@ export class LevelBlobStore implements BlobStore {
 
 	async delete(key: string, call: Call): Promise<void> {
 		this.#check(call);
-		await this.#holding(key, async () => {
-			const entry = await this.#find(key);
+		await this.#turns.inTurn(key, async () => {
+			const entry = await this.#objects.find(key);
 			if (entry === undefined) return;
-			await this.#index.commit([{ delete: `b/${key}` }, { delete: `o/${entry.object}` }]);
-			await removeFile(this.#objectPath(entry.object));
+			await this.#objects.index.commit([{ delete: `b/${key}` }, { delete: `o/${entry.object}` }]);
+			await removeFile(this.#objects.path(entry.object));
 		});
 	}
 
@@ -146,20 +149,9 @@ export class LevelBlobStore implements BlobStore {
 	 * not is quarantined: `get` rejects with `internal` from then on, until it is deleted. The caller decides when.
 	 */
 	async *scrub(call: Call): AsyncGenerator<{ readonly key: string; readonly ok: boolean }, void, undefined> {
-		let after = "b/";
-		for (;;) {
-			// In pages, so that no snapshot is held for hours.
-			const page: string[] = [];
-			for await (const [key] of this.#index.range({ gt: after, lt: "b/\x7f", limit: SCRUB_PAGE }))
-				page.push(key.slice(2));
-			for (const key of page) {
-				this.#check(call);
-				const ok = await this.#verify(key, call);
-				if (ok !== undefined) yield { key, ok };
-				after = `b/${key}`;
-			}
-			if (page.length < SCRUB_PAGE) return;
-		}
+		const scrub = new Scrub(this.#objects, this.#turns, this.#scrubRate);
+		const signal = AbortSignal.any([call.signal, this.#closing.signal]);
+		yield* scrub.run({ signal });
 	}
 
 	/** Uploads that are under way are cancelled, readers end with `unavailable`. */
@@ -172,17 +164,18 @@ export class LevelBlobStore implements BlobStore {
 		const reason = closedError();
 		this.#closing.abort(reason);
 		await Promise.allSettled([...this.#puts, this.#swept, ...[...this.#readers].map((reader) => reader.close(reason))]);
-		while (this.#held.size > 0) await Promise.allSettled(this.#held.values());
-		await this.#index[Symbol.asyncDispose]();
+		await this.#turns.settled();
+		await this.#digester[Symbol.asyncDispose]();
+		await this.#objects.index[Symbol.asyncDispose]();
 	}
 
 	async #put(key: string, body: AsyncIterable<Uint8Array>, call: Call): Promise<BlobInfo> {
 		this.#check(call);
-		if ((await this.#find(key)) !== undefined) throw exists(key);
+		if ((await this.#objects.find(key)) !== undefined) throw exists(key);
 		const object = this.#unique();
 		this.#unfinished.add(object);
 		try {
-			const writer = await ObjectWriter.open(join(this.#folder, "temporary", object));
+			const writer = await ObjectWriter.open(join(this.#folder, "temporary", object), this.#digester);
 			let tried = false;
 			try {
 				failpoint("blob.temp_open");
@@ -191,11 +184,11 @@ export class LevelBlobStore implements BlobStore {
 					await this.#reserve.take(chunk.length);
 					await writer.write(chunk);
 				}
-				const written = await writer.finish(this.#objectPath(object));
+				const written = await writer.finish(this.#objects.path(object));
 				if (signal.aborted) throw cancelled(signal);
 				const entry: Entry = { key, object, ...written, createdAt: this.#now().toISOString(), damaged: false };
 				tried = true;
-				await this.#holding(key, () => this.#insert(entry));
+				await this.#turns.inTurn(key, () => this.#insert(entry));
 				failpoint("blob.after_index");
 				return infoOf(entry);
 			} catch (error) {
@@ -212,8 +205,8 @@ export class LevelBlobStore implements BlobStore {
 	}
 
 	async #insert(entry: Entry): Promise<void> {
-		if ((await this.#find(entry.key)) !== undefined) throw exists(entry.key);
-		await this.#index.commit([
+		if ((await this.#objects.find(entry.key)) !== undefined) throw exists(entry.key);
+		await this.#objects.index.commit([
 			{ put: `b/${entry.key}`, value: encodeEntry(entry) },
 			{ put: `o/${entry.object}`, value: entry.key },
 		]);
@@ -222,101 +215,12 @@ export class LevelBlobStore implements BlobStore {
 	/** Whether the index holds this file's entry after all. */
 	async #outcome(key: string, object: string): Promise<Entry | "no" | "unknown"> {
 		try {
-			const entry = await this.#find(key);
+			const entry = await this.#objects.find(key);
 			return entry?.object === object ? entry : "no";
-		} catch {
+		} catch (error) {
+			if (!isAppError(error)) throw error;
 			return "unknown";
 		}
-	}
-
-	/** Undefined for a blob that was deleted meanwhile. */
-	async #verify(key: string, call: Call): Promise<boolean | undefined> {
-		const entry = await this.#find(key);
-		if (entry === undefined) return undefined;
-		if (entry.damaged) return false;
-		if ((await this.#hashOf(entry, call)) === entry.sha256) return true;
-		return this.#holding(key, async () => {
-			const current = await this.#find(key);
-			if (current?.object !== entry.object) return undefined;
-			await this.#index.commit([{ put: `b/${key}`, value: encodeEntry({ ...entry, damaged: true }) }]);
-			return false;
-		});
-	}
-
-	/** Undefined if the file is missing, has another size or cannot be read. */
-	async #hashOf(entry: Entry, call: Call): Promise<string | undefined> {
-		const handle = await this.#openObject(entry);
-		if (handle === undefined) return undefined;
-		const signal = AbortSignal.any([call.signal, this.#closing.signal]);
-		const reader = new ObjectReader(handle, { start: 0, end: entry.size }, signal, () => undefined);
-		try {
-			if ((await handle.stat()).size !== entry.size) return undefined;
-			const hash = createHash("sha256");
-			for await (const chunk of reader) {
-				hash.update(chunk);
-				await delay((chunk.length / this.#scrubRate) * 1000, undefined, { signal });
-			}
-			return hash.digest("hex");
-		} catch (error) {
-			if (signal.aborted) throw cancelled(signal);
-			if (error instanceof AppError && error.code === "internal") return undefined;
-			throw error;
-		} finally {
-			await reader.close();
-		}
-	}
-
-	/** Removes files that no entry refers to: a crash between rename and index, or between index and unlink, leaves one. */
-	async #sweep(): Promise<number> {
-		let removed = 0;
-		const objects = join(this.#folder, "objects");
-		for (const shard of await readdir(objects)) {
-			for (const object of await readdir(join(objects, shard))) {
-				this.#closing.signal.throwIfAborted();
-				// In this order: a put that ends between the two questions is in the index by then.
-				if (this.#unfinished.has(object) || (await this.#index.get(`o/${object}`)) !== undefined) continue;
-				await removeFile(join(objects, shard, object));
-				removed++;
-			}
-		}
-		return removed;
-	}
-
-	/** Runs `action` while nobody else changes the key's entry. */
-	async #holding<T>(key: string, action: () => Promise<T>): Promise<T> {
-		for (let other = this.#held.get(key); other !== undefined; other = this.#held.get(key)) await other;
-		const { promise, resolve } = Promise.withResolvers<void>();
-		this.#held.set(key, promise);
-		try {
-			return await action();
-		} finally {
-			this.#held.delete(key);
-			resolve();
-		}
-	}
-
-	async #find(key: string): Promise<Entry | undefined> {
-		const text = await this.#index.get(`b/${key}`);
-		return text === undefined ? undefined : decodeEntry(key, text);
-	}
-
-	async #entry(key: string): Promise<Entry> {
-		const entry = await this.#find(key);
-		if (entry === undefined) throw new AppError("not_found", `there is no blob ${key}`);
-		return entry;
-	}
-
-	async #openObject(entry: Entry): Promise<FileHandle | undefined> {
-		try {
-			return await open(this.#objectPath(entry.object), "r");
-		} catch (error) {
-			if (systemCode(error) === "ENOENT") return undefined;
-			throw failure(error, `cannot open blob ${entry.key}`);
-		}
-	}
-
-	#objectPath(object: string): string {
-		return join(this.#folder, "objects", object.slice(0, 2), object);
 	}
 
 	#check(call: Call): void {

@@ -49,6 +49,9 @@ type State =
 
 const DEFAULT_RESERVE = 16 * 1024 * 1024;
 
+/** What an iterator fetches at a time: each fetch is a trip to another thread, and a page of a list has about so much. */
+const READ_AHEAD = 128 * 1024;
+
 /**
  * A folder of string keys and values with atomic, durable commits, over LevelDB. One handle for a folder, in one process.
  *
@@ -138,7 +141,7 @@ export class Database implements AsyncDisposable {
 		// What lies below belongs to the ledger.
 		const within = lower < FIRST_KEY ? { ...others, gte: FIRST_KEY } : bounds;
 		try {
-			for await (const [key, stored] of level.iterator(within)) {
+			for await (const [key, stored] of level.iterator({ ...within, highWaterMarkBytes: READ_AHEAD })) {
 				yield [key, unseal(key, stored)];
 			}
 		} catch (error) {

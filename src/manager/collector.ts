@@ -86,7 +86,7 @@ export class Collector {
 			marked = draft.service.desired === "removed" ? marked : await this.#markBuilds(draft);
 		});
 		if (marked.now.size > 0) failpoint("collector.builds_marked");
-		for (const revision of again ? marked.now.union(marked.before) : marked.now) {
+		for (const revision of [...marked.now, ...(again ? marked.before : [])]) {
 			await blobs.in(service.namespace).delete(buildKey(service.id, revision), call);
 			await buildLogs.remove(service.id, revision);
 		}

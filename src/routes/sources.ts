@@ -4,6 +4,7 @@ import type { Handler, Input } from "../contract/bind.ts";
 import { AppError, cancelled, isAppError } from "../errors.ts";
 import type { Manager } from "../manager/manager.ts";
 import { namespaceOf } from "./caller.ts";
+import { youngCollector } from "./young-garbage.ts";
 
 export type UploadLimits = {
 	/** Uploads at the same time. */
@@ -73,6 +74,9 @@ function unlessAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
 	});
 }
 
+/** Received chunks are garbage at once, but count too little for the collector to look after them in time. */
+const COLLECT_EVERY = 4 * 1024 * 1024;
+
 type Parts = ReturnType<FastifyRequest["parts"]>;
 
 /** Skips fields (they come first) to the file. */
@@ -101,6 +105,8 @@ async function* wholeArchive(
 	maxBytes: number,
 	arrived: () => void,
 ): AsyncIterable<Uint8Array> {
+	let collectYoung: (() => void) | undefined;
+	let uncollected = 0;
 	let head = Buffer.alloc(0);
 	try {
 		for await (const chunk of file.file) {
@@ -110,6 +116,11 @@ async function* wholeArchive(
 				if (head.length >= 2) checkMagic(head);
 			}
 			yield chunk;
+			uncollected += chunk.length;
+			if (uncollected < COLLECT_EVERY) continue;
+			uncollected = 0;
+			collectYoung ??= youngCollector();
+			collectYoung();
 		}
 	} catch (error) {
 		throw error instanceof AppError ? error : brokenOff(error);

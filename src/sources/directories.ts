@@ -1,4 +1,4 @@
-import { mkdir, readdir, rename, stat } from "node:fs/promises";
+import { mkdir, readdir, rename, rm, stat, writeFile } from "node:fs/promises";
 import path from "node:path";
 import type { Call, SourceTree } from "../builders/builder.ts";
 import { systemCode } from "../errors.ts";
@@ -21,8 +21,10 @@ export class Directories {
 		return path.join(this.#folder, serviceId, String(revision));
 	}
 
+	/** Whether the folder is there and was finished. */
 	async exists(serviceId: string, revision: number): Promise<boolean> {
 		try {
+			await stat(this.#mark(serviceId, revision));
 			return (await stat(this.path(serviceId, revision))).isDirectory();
 		} catch (error) {
 			if (systemCode(error) === "ENOENT") return false;
@@ -30,11 +32,16 @@ export class Directories {
 		}
 	}
 
-	/** Unpacks a source into the revision's folder, in the place of what is there. Rejects as the tree does. */
+	/** The folder is ready to run in: from now on it exists. */
+	async finish(serviceId: string, revision: number): Promise<void> {
+		await writeFile(this.#mark(serviceId, revision), "");
+	}
+
+	/** Unpacks a source into the revision's folder, in the place of what is there, unfinished yet. Rejects as the tree does. */
 	async make(serviceId: string, revision: number, source: SourceTree, call: Call): Promise<string> {
 		const unpacked = await source.directory(call);
 		const place = this.path(serviceId, revision);
-		await removeTree(place);
+		await this.remove(serviceId, revision);
 		await mkdir(path.dirname(place), { recursive: true, mode: 0o700 });
 		await rename(unpacked, place);
 		return place;
@@ -42,7 +49,9 @@ export class Directories {
 
 	/** Removes the folder of a revision, or all of a service. Idempotent. */
 	async remove(serviceId: string, revision?: number): Promise<void> {
-		await removeTree(revision === undefined ? path.join(this.#folder, serviceId) : this.path(serviceId, revision));
+		if (revision === undefined) return removeTree(path.join(this.#folder, serviceId));
+		await rm(this.#mark(serviceId, revision), { force: true });
+		await removeTree(this.path(serviceId, revision));
 	}
 
 	/** The services that have folders. */
@@ -53,6 +62,10 @@ export class Directories {
 	/** The revisions of a service that have a folder. */
 	async revisions(serviceId: string): Promise<number[]> {
 		return (await entries(path.join(this.#folder, serviceId))).map(Number).filter(Number.isInteger);
+	}
+
+	#mark(serviceId: string, revision: number): string {
+		return `${this.path(serviceId, revision)}.finished`;
 	}
 }
 

@@ -3,7 +3,9 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { Blobs } from "../../src/blob/blobs.ts";
+import type { Launcher } from "../../src/builders/launcher.ts";
 import { Database } from "../../src/leveldb/database.ts";
+import type { Collector } from "../../src/manager/collector.ts";
 import { type Core, createCore } from "../../src/manager/core.ts";
 import { FileBuildLogs } from "../../src/manager/file-build-logs.ts";
 import type { Follow } from "../../src/manager/follow.ts";
@@ -12,6 +14,7 @@ import type { Changes, Manager } from "../../src/manager/manager.ts";
 import { revisionOf, type ServiceName, type ServiceRecord, sourceId, sourceKey } from "../../src/manager/model.ts";
 import { sweep } from "../../src/manager/sweep.ts";
 import type { CreateRequest } from "../../src/manager/wish.ts";
+import { Directories } from "../../src/sources/directories.ts";
 import { openSourceTree } from "../../src/sources/tree.ts";
 import { MemoryBlobStore } from "../conformance/memory-blob.ts";
 import { MemoryRuntime } from "../conformance/memory-runtime.ts";
@@ -24,6 +27,13 @@ export type CoreOptions = {
 	readonly parallelBuilds?: number;
 	readonly buildTimeoutMs?: number;
 	readonly trust?: MemoryRuntime["trust"];
+	/** The synchronous flow, with these launchers. */
+	readonly launchers?: readonly Launcher[];
+	readonly synchronousTimeoutMs?: number;
+	readonly sourceAgeMs?: number;
+	readonly keepBuilds?: number;
+	/** Milliseconds that the server's clock is ahead. */
+	readonly ahead?: () => number;
 };
 
 type Teardown = { teardown(action: () => Promise<void>): unknown };
@@ -47,6 +57,7 @@ export class TestCore {
 	readonly folder: string;
 	readonly blobStore = new MemoryBlobStore();
 	readonly remotes = new FakeRemotes();
+	readonly directories: Directories;
 	readonly #options: CoreOptions;
 	#life = new Life();
 	#core: Core | undefined;
@@ -57,6 +68,7 @@ export class TestCore {
 		this.database = database;
 		this.store = new LevelServiceStore(database);
 		this.buildLogs = new FileBuildLogs(path.join(folder, "build-logs"), { maxBytes: 64 * 1024 });
+		this.directories = new Directories(path.join(folder, "directories"));
 		this.#options = options;
 		this.runtime.trust = options.trust ?? "many";
 	}
@@ -82,6 +94,10 @@ export class TestCore {
 		return this.#alive().changes;
 	}
 
+	get collector(): Collector {
+		return this.#alive().collector;
+	}
+
 	get life(): Life {
 		return this.#life;
 	}
@@ -99,12 +115,17 @@ export class TestCore {
 		await before.quiet();
 		const store = life.store(this.store);
 		const blobs = new Blobs(life.blobs(this.blobStore));
+		const { launchers, ahead = () => 0 } = this.#options;
+		const flow =
+			launchers === undefined
+				? { builders: [life.builder(this.builder)] }
+				: { launchers, directories: this.directories };
 		const log = (level: string) => (details: object, message: string) => {
 			this.logged.push({ level, details, message });
 		};
 		this.#core = createCore(
 			{
-				...{ store, blobs, flow: { builders: [life.builder(this.builder)] }, runtime: life.runtime(this.runtime) },
+				...{ store, blobs, flow, runtime: life.runtime(this.runtime) },
 				buildLogs: this.buildLogs,
 				remotes: this.remotes,
 				openUpload: (namespace, source) =>
@@ -113,14 +134,16 @@ export class TestCore {
 						workFolder: path.join(this.folder, "work"),
 					}),
 				log: { info: log("info"), warn: log("warn"), error: log("error") },
-				now: () => new Date(),
+				now: () => new Date(Date.now() + ahead()),
 				newId: () => `id${++this.#ids}`,
 			},
 			{
 				parallelBuilds: this.#options.parallelBuilds ?? 4,
 				buildTimeoutMs: this.#options.buildTimeoutMs ?? 60_000,
 				retryMs: { first: 2, most: 20 },
-				...{ sourceAgeMs: 86_400_000, keepBuilds: 5, synchronousTimeoutMs: 60_000 },
+				sourceAgeMs: this.#options.sourceAgeMs ?? 86_400_000,
+				keepBuilds: this.#options.keepBuilds ?? 5,
+				synchronousTimeoutMs: this.#options.synchronousTimeoutMs ?? 60_000,
 			},
 		);
 		await sweep(blobs, store, never);

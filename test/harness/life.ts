@@ -14,6 +14,8 @@ export type Fault = "none" | "fail_before" | "fail_after" | "die_before" | "die_
 export class Life {
 	/** Decides by the call's name (`store.commit`) what becomes of it. */
 	fault: (name: string) => Fault;
+	/** Awaited before and after each call of a port: what else may happen meanwhile. */
+	pace: (name: string) => Promise<void> | undefined = () => undefined;
 	#dead = false;
 	readonly #storing = new Set<Promise<unknown>>();
 	readonly #died = Promise.withResolvers<void>();
@@ -43,12 +45,14 @@ export class Life {
 
 	async call<T>(name: string, action: () => Promise<T>, signal?: AbortSignal): Promise<T> {
 		const fault = await this.#enter(name, signal);
+		await this.pace(name);
 		const work = action();
 		if (!name.startsWith("runtime.") && !name.startsWith("builder.")) {
 			this.#storing.add(work);
 			void work.finally(() => this.#storing.delete(work)).catch(() => undefined);
 		}
 		const result = await work;
+		await this.pace(name);
 		await this.#leave(name, fault, signal);
 		return result;
 	}

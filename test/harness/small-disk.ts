@@ -16,16 +16,24 @@ export class SmallDisk {
 		this.folder = folder;
 	}
 
-	/** Null where this user may not mount. Unmounted when the test is over. */
-	static async mount(t: Test, size = "64m"): Promise<SmallDisk | null> {
+	/** For a test's `skip`: why there cannot be one, or false. */
+	static async missing(): Promise<string | false> {
 		const folder = await mkdtemp(join(tmpdir(), "small-disk-"));
 		try {
-			await run("mount", ["-t", "tmpfs", "-o", `size=${size}`, "tmpfs", folder]);
-		} catch (error) {
+			await mount(folder, "1m");
+			await run("umount", [folder]);
+			return false;
+		} catch {
+			return "this user may not mount a file system";
+		} finally {
 			await rm(folder, { recursive: true });
-			t.comment(`no small disk: ${error}`);
-			return null;
 		}
+	}
+
+	/** Unmounted when the test is over. */
+	static async mount(t: Test, size = "64m"): Promise<SmallDisk> {
+		const folder = await mkdtemp(join(tmpdir(), "small-disk-"));
+		await mount(folder, size);
 		t.teardown(async () => {
 			await run("umount", ["--lazy", folder]);
 			await rm(folder, { recursive: true });
@@ -37,15 +45,24 @@ export class SmallDisk {
 		return join(this.folder, "filler");
 	}
 
-	/** Not a block is free afterwards. */
+	/** Not a byte more fits on it afterwards, unless somebody gives something back meanwhile. */
 	async fill(): Promise<void> {
-		for (let piece = 1024 * 1024; piece >= 1; piece = Math.floor(piece / 16)) {
-			const bytes = Buffer.alloc(piece, 1);
-			try {
-				for (;;) await appendFile(this.#filler, bytes);
-			} catch (error) {
-				if (systemCode(error) !== "ENOSPC") throw error;
+		for (let full = false; !full; ) {
+			full = true;
+			for (let piece = 1024 * 1024; piece >= 1; piece /= 16) {
+				// What is given back meanwhile is not filled byte by byte.
+				for (let count = 0; count < 64 && (await this.#append(piece)); count++) full = false;
 			}
+		}
+	}
+
+	async #append(bytes: number): Promise<boolean> {
+		try {
+			await appendFile(this.#filler, Buffer.alloc(bytes, 1));
+			return true;
+		} catch (error) {
+			if (systemCode(error) === "ENOSPC") return false;
+			throw error;
 		}
 	}
 
@@ -56,4 +73,8 @@ export class SmallDisk {
 	async sizeOf(...path: string[]): Promise<number> {
 		return (await stat(join(this.folder, ...path))).size;
 	}
+}
+
+async function mount(folder: string, size: string): Promise<void> {
+	await run("mount", ["-t", "tmpfs", "-o", `size=${size}`, "tmpfs", folder]);
 }

@@ -21,8 +21,15 @@ const server = createServer((req, res) => {
 	else if (req.url === "/env") res.end(JSON.stringify({ env: process.env, args, cwd: process.cwd() }));
 	else if (req.url === "/exit") process.exit(7);
 	else if (req.url === "/pid") res.end(String(process.pid));
+	else if (req.url === "/health") res.writeHead(sick ? 503 : 200).end();
 	else if (req.url === "/sick") res.writeHead(500).end();
 	else { req.resume(); req.on("end", () => res.end("revision " + revision)); }
+});
+let sick = false;
+process.on("SIGUSR1", () => { sick = !sick; });
+process.on("SIGUSR2", () => {
+	if (server.listening) { setInterval(() => 0, 1000); server.close(); server.closeAllConnections(); }
+	else server.listen(Number(port), "127.0.0.1");
 });
 switch (behaviour) {
 	case "serve": server.listen(Number(port), "127.0.0.1", () => console.log("serving " + revision)); break;

@@ -57,9 +57,11 @@ export async function dialBackend(backend: Backend, signal: AbortSignal): Promis
 	try {
 		await once(socket, "connect", { signal });
 		return socket;
-	} catch {
+	} catch (error) {
 		socket.destroy();
-		return null;
+		// Not there, or the client went first.
+		if (signal.aborted || systemCode(error) !== undefined) return null;
+		throw error;
 	}
 }
 

@@ -5,7 +5,7 @@ import { setImmediate as immediate } from "node:timers/promises";
 import { systemCode } from "../../errors.ts";
 import { failpoint } from "../../failpoint.ts";
 import { LineCutter } from "./lines.ts";
-import type { Poll } from "./poll.ts";
+import { isWithoutWatch, type Poll } from "./poll.ts";
 
 const PIECE = 64 * 1024;
 const BLOCK = 4096;
@@ -182,7 +182,8 @@ export class OutputFollower implements Follower {
 			this.#watcher = watch(this.source.file, { persistent: false }, () => this.#wake());
 			// A watch that breaks is made up for by the poll.
 			this.#watcher.on("error", () => this.#watcher?.close());
-		} catch {
+		} catch (error) {
+			if (!isWithoutWatch(error)) throw error;
 			this.#watcher = null;
 		}
 		return this.#handle;

@@ -1,3 +1,5 @@
+import { systemCode } from "../../errors.ts";
+
 const EVERY_MS = 100;
 
 /** One timer for many followers: the fallback where a file's changes are not told. Runs only while somebody needs it. */
@@ -23,4 +25,11 @@ export class Poll {
 			this.#timer = undefined;
 		};
 	}
+}
+
+/** The file is not there (any more), the system has no more watches to give, or its file system tells nothing: a poll makes up for it. */
+export function isWithoutWatch(error: unknown): boolean {
+	return ["ENOENT", "ENOTDIR", "EACCES", "EPERM", "ENOSPC", "EMFILE", "ENFILE", "ENOSYS", "EINVAL"].includes(
+		systemCode(error) ?? "",
+	);
 }

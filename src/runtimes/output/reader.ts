@@ -1,6 +1,7 @@
 import { type FSWatcher, watch } from "node:fs";
 import { AppError } from "../../errors.ts";
 import type { Call, LogItem, LogQuery } from "../runtime.ts";
+import { isWithoutWatch } from "./poll.ts";
 import { listSegments, openSegment, type Segment } from "./segments.ts";
 
 const POLL_MS = 200;
@@ -160,8 +161,9 @@ class Changes {
 			watcher.on("error", () => watcher.close());
 			this.#watcher = watcher;
 			this.#dirty = true;
-		} catch {
-			// No folder yet: the poll will see it.
+		} catch (error) {
+			if (!isWithoutWatch(error)) throw error;
+			// No folder yet, say: the poll will see it.
 			this.#watcher = null;
 		}
 	}

@@ -52,7 +52,8 @@ export function parseLine(line: string): LogRecord | Checkpoint | null {
 	let value: unknown;
 	try {
 		value = JSON.parse(line);
-	} catch {
+	} catch (error) {
+		if (!(error instanceof SyntaxError)) throw error;
 		return null;
 	}
 	if (!isObject(value)) return null;

@@ -6,16 +6,21 @@ import { extname, join } from "node:path";
 import { createInterface } from "node:readline";
 import { text } from "node:stream/consumers";
 import { fileURLToPath } from "node:url";
+import { isDiskFull } from "../../ballast.ts";
 import { AppError, cancelled, isAppError, messageOf } from "../../errors.ts";
 import { type Platform, platformOf } from "../../platform/platform.ts";
 import type { Call, ServiceRef } from "../runtime.ts";
 import { systemClock } from "./clock.ts";
 import { CompanionLock } from "./lock.ts";
-import { type Answer, CHANGES, type Hello, type Operation, type Operations, PROTOCOL } from "./protocol.ts";
+import { type Answer, CHANGES, type Hello, type Operation, type Operations, PROTOCOL, SERVICES } from "./protocol.ts";
 import type { ProcessSettings } from "./settings.ts";
 
 const RETRY_MS = { first: 5, most: 250 };
 const HELLO_MS = 5_000;
+/** Services that are held at a time while they are listed. */
+const PAGE = 500;
+/** It lives for long beside the services, and makes little garbage at a time: memory counts more than speed. */
+const NODE_FLAGS = ["--max-semi-space-size=1"];
 
 export type ClientOptions = {
 	readonly folder: string;
@@ -51,17 +56,45 @@ export class CompanionClient {
 	}
 
 	/** Every operation is idempotent, so one that was cut off is simply sent again. */
-	async call<K extends Operation>(
+	call<K extends Operation>(
 		name: K,
 		request: Operations[K]["request"],
 		{ signal }: Call,
 	): Promise<Operations[K]["answer"]> {
+		return this.#untilDone(signal, (socket, either) => this.#send(socket, name, request, either));
+	}
+
+	/** All services of the companion, by id. One that is made or removed meanwhile may be there or not. */
+	async *services({ signal }: Call): AsyncGenerator<ServiceRef> {
+		let after = "";
+		for (let more = true; more; ) {
+			const page = await this.#untilDone(signal, (socket, either) => this.#page(socket, after, either));
+			yield* page;
+			after = page.at(-1)?.id ?? after;
+			more = page.length === PAGE;
+		}
+	}
+
+	/** The first services after an id: a stream that is cut off is then asked for anew where it was. */
+	async #page(socket: string, after: string, signal: AbortSignal): Promise<ServiceRef[]> {
+		const response = await this.#request(socket, SERVICES, JSON.stringify(after), signal);
+		const page: ServiceRef[] = [];
+		for await (const line of createInterface({ input: response, crlfDelay: Infinity })) {
+			page.push(JSON.parse(line));
+			if (page.length === PAGE) break;
+		}
+		if (page.length < PAGE && !response.complete) throw new Error("the companion's list was cut off");
+		response.destroy();
+		return page;
+	}
+
+	async #untilDone<T>(signal: AbortSignal, action: (socket: string, signal: AbortSignal) => Promise<T>): Promise<T> {
 		const either = AbortSignal.any([signal, this.#closing.signal]);
 		for (let delay = RETRY_MS.first; ; delay = Math.min(RETRY_MS.most, delay * 2)) {
 			if (signal.aborted) throw cancelled(signal);
 			const socket = await this.#reach(either);
 			try {
-				return await this.#send(socket, name, request, either);
+				return await action(socket, either);
 			} catch (error) {
 				if (signal.aborted) throw cancelled(signal);
 				if (this.#closing.signal.aborted) throw closed();
@@ -110,11 +143,11 @@ export class CompanionClient {
 
 	/** One search at a time, for all calls. */
 	async #find(): Promise<string> {
-		const deadline = Date.now() + this.#options.unavailableMs;
+		const deadline = performance.now() + this.#options.unavailableMs;
 		const { signal } = this.#closing;
 		let problem: unknown;
 		let starting: { ended: boolean } | null = null;
-		for (let delay = RETRY_MS.first; Date.now() < deadline; delay = Math.min(RETRY_MS.most, delay * 1.5)) {
+		for (let delay = RETRY_MS.first; performance.now() < deadline; delay = Math.min(RETRY_MS.most, delay * 1.5)) {
 			if (signal.aborted) throw closed();
 			const holder = await this.#lock.holder();
 			try {
@@ -151,18 +184,22 @@ export class CompanionClient {
 	/** Detached, so that it outlives this process; with an environment that holds none of the server's secrets. */
 	#start(): { ended: boolean } {
 		const state = { ended: false };
-		const log = openSync(join(this.#lock.folder, "companion.log"), "a", 0o600);
+		const log = openLog(join(this.#lock.folder, "companion.log"));
 		const { PATH, HOME, TMPDIR, LANG, RUNTIME_FAILPOINTS, RUNTIME_FAILPOINT_LOG } = process.env;
 		const env = { PATH, HOME, TMPDIR, LANG, RUNTIME_FAILPOINT_LOG };
 		const main = fileURLToPath(new URL(`./companion-main${extname(import.meta.url)}`, import.meta.url));
 		try {
-			const child = spawn(process.execPath, [main, this.#options.folder, JSON.stringify(this.#options.settings)], {
-				cwd: this.#options.folder,
-				// A crash that is asked for happens once: the companion that follows lives.
-				env: this.#spawned ? env : { ...env, RUNTIME_FAILPOINTS },
-				detached: true,
-				stdio: ["ignore", log, log],
-			});
+			const child = spawn(
+				process.execPath,
+				[...NODE_FLAGS, main, this.#options.folder, JSON.stringify(this.#options.settings)],
+				{
+					cwd: this.#options.folder,
+					// A crash that is asked for happens once: the companion that follows lives.
+					env: this.#spawned ? env : { ...env, RUNTIME_FAILPOINTS },
+					detached: true,
+					stdio: ["ignore", log ?? "ignore", log ?? "ignore"],
+				},
+			);
 			const ended = () => {
 				state.ended = true;
 			};
@@ -170,7 +207,7 @@ export class CompanionClient {
 			child.unref();
 			this.#spawned = true;
 		} finally {
-			closeSync(log);
+			if (log !== null) closeSync(log);
 		}
 		return state;
 	}
@@ -218,6 +255,16 @@ export class CompanionClient {
 				if (!signal.aborted) await systemClock.sleep(isAppError(error) ? RETRY_MS.most : RETRY_MS.first, signal);
 			}
 		}
+	}
+}
+
+/** Null where the disk has no room for one. */
+function openLog(file: string): number | null {
+	try {
+		return openSync(file, "a", 0o600);
+	} catch (error) {
+		if (isDiskFull(error)) return null;
+		throw error;
 	}
 }
 

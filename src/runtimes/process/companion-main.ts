@@ -1,4 +1,6 @@
 import { randomBytes } from "node:crypto";
+import { writeSync } from "node:fs";
+import { isDiskFull } from "../../ballast.ts";
 import { messageOf } from "../../errors.ts";
 import { platformOf } from "../../platform/platform.ts";
 import { CompanionServer } from "./companion-server.ts";
@@ -12,7 +14,12 @@ const CHECK_MS = 100;
 function report(message: string, error?: unknown): void {
 	const detail =
 		error === undefined ? "" : `: ${error instanceof Error ? (error.stack ?? error.message) : messageOf(error)}`;
-	process.stderr.write(`${new Date().toISOString()} [${process.pid}] ${message}${detail}\n`);
+	try {
+		writeSync(process.stderr.fd, `${new Date().toISOString()} [${process.pid}] ${message}${detail}\n`);
+	} catch (failed) {
+		// What cannot be said on a full disk is no reason to end.
+		if (!isDiskFull(failed)) throw failed;
+	}
 }
 
 const [folder, settingsText = "{}"] = process.argv.slice(2);
@@ -31,15 +38,16 @@ if (holder === null) {
 	process.exit(0);
 }
 const held = holder;
-const supervisor = await Supervisor.open({ folder, settings, report });
-let idleSince = Date.now();
+const supervisor = await Supervisor.open({ folder, settings, ballast: lock.ballast, report });
+let idleSince = performance.now();
 const server = new CompanionServer(supervisor, () => void setImmediate(() => leave("handed over")));
 await server.listen(held.socket);
 report("serving");
 
 const check = setInterval(() => {
-	if (server.used || supervisor.needed) idleSince = Date.now();
-	else if (Date.now() - idleSince >= supervisor.idleMs) void leave("nobody needs it");
+	supervisor.restock().catch((error) => report("no space could be laid by", error));
+	if (server.used || supervisor.needed) idleSince = performance.now();
+	else if (performance.now() - idleSince >= supervisor.idleMs) void leave("nobody needs it");
 }, CHECK_MS);
 
 process.on("SIGTERM", () => void leave("told to end"));

@@ -1,8 +1,19 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
-import { text } from "node:stream/consumers";
+import { Readable } from "node:stream";
+import { pipeline } from "node:stream/promises";
+import { isDiskFull } from "../../ballast.ts";
 import { AppError, isAppError, messageOf } from "../../errors.ts";
-import type { ServiceRef } from "../runtime.ts";
-import { type Answer, CHANGES, OLDEST_PROTOCOL, type Operation, type Operations, PROTOCOL } from "./protocol.ts";
+import { ChangesStream } from "./changes-stream.ts";
+import {
+	type Answer,
+	CHANGES,
+	MAX_REQUEST_BYTES,
+	OLDEST_PROTOCOL,
+	type Operation,
+	type Operations,
+	PROTOCOL,
+	SERVICES,
+} from "./protocol.ts";
 import type { Supervisor } from "./supervisor.ts";
 
 const HEARTBEAT_MS = 10_000;
@@ -27,7 +38,6 @@ export class CompanionServer {
 			apply: async (spec) => supervisor.apply(spec).then(() => null),
 			abandon: async ({ id, revision }) => supervisor.abandon(id, revision).then(() => null),
 			observe: async ({ id }) => supervisor.observe(id),
-			list: async () => supervisor.list(),
 			stop: async ({ id }) => supervisor.stop(id).then(() => null),
 			remove: async ({ id }) => supervisor.remove(id).then(() => null),
 			stopAll: async () => supervisor.stopAll().then(() => null),
@@ -63,18 +73,30 @@ export class CompanionServer {
 	async #answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
 		const name = (request.url ?? "").slice(1);
 		if (name === CHANGES) return this.#follow(response);
-		const body = await text(request);
 		let answer: Answer<unknown>;
 		try {
+			const body = await bodyOf(request);
+			if (name === SERVICES) return await this.#list(JSON.parse(body), response);
 			answer = { ok: await this.#perform(name, body) };
 		} catch (error) {
-			const known = isAppError(error) ? error : new AppError("internal", messageOf(error));
-			const { code, message, hint, field } = known;
+			if (response.headersSent) throw error;
+			const { code, message, hint, field } = known(error);
 			answer = {
 				error: { code, message, ...(hint === undefined ? {} : { hint }), ...(field === undefined ? {} : { field }) },
 			};
 		}
 		response.end(JSON.stringify(answer));
+	}
+
+	async #list(after: string, response: ServerResponse): Promise<void> {
+		const services = this.#supervisor
+			.list()
+			.filter(({ id }) => id > after)
+			.sort((a, b) => (a.id < b.id ? -1 : 1));
+		function* lines() {
+			for (const service of services) yield `${JSON.stringify(service)}\n`;
+		}
+		await pipeline(Readable.from(lines()), response);
 	}
 
 	async #perform(name: string, body: string): Promise<unknown> {
@@ -86,17 +108,36 @@ export class CompanionServer {
 	}
 
 	#follow(response: ServerResponse): void {
-		const send = ({ id, namespace, name, version }: ServiceRef) =>
-			response.write(`${JSON.stringify({ id, namespace, name, version })}\n`);
-		const stop = this.#supervisor.listen(send);
-		const heartbeat = setInterval(() => response.write("\n"), HEARTBEAT_MS);
+		const stream = new ChangesStream(response);
+		const stop = this.#supervisor.listen((service) => stream.tell(service));
+		const heartbeat = setInterval(() => stream.beat(), HEARTBEAT_MS);
 		this.#followers.add(response);
 		response.once("close", () => {
 			stop();
 			clearInterval(heartbeat);
 			this.#followers.delete(response);
 		});
-		response.write("\n");
-		for (const service of this.#supervisor.list()) send(service);
+		stream.beat();
+		for (const service of this.#supervisor.list()) stream.tell(service);
 	}
+}
+
+/** Rejects with `too_large`. */
+async function bodyOf(request: IncomingMessage): Promise<string> {
+	const pieces: Buffer[] = [];
+	let size = 0;
+	for await (const piece of request) {
+		size += piece.length;
+		if (size > MAX_REQUEST_BYTES)
+			throw new AppError("too_large", `a request to the companion may have ${MAX_REQUEST_BYTES / 1024 ** 2} MiB`, {
+				hint: "Make the service's environment and arguments smaller.",
+			});
+		pieces.push(piece);
+	}
+	return Buffer.concat(pieces).toString();
+}
+
+function known(error: unknown): AppError {
+	if (isAppError(error)) return error;
+	return isDiskFull(error) ? new AppError("no_space", "the disk is full") : new AppError("internal", messageOf(error));
 }

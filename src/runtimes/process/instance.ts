@@ -18,7 +18,7 @@ export const MARK = "RUNTIME_INSTANCE";
  * Outlives the program by one line, so that its exit code is known to whoever comes later. Nothing but built-ins. What the
  * shell itself would say ("Terminated") is no output of the program.
  */
-const SHIM = `trap : TERM INT HUP; exec 3>&2 2>/dev/null; (exec "$@" 2>&3 3>&-); echo $? >"$0"`;
+const SHIM = `trap : TERM INT HUP; exec 3>&2 2>/dev/null; (exec "$@" 2>&3 3>&-); code=$?; echo $code >"$0"; exit $code`;
 const POLL_MS = { first: 2, most: 50, adopted: 100 };
 
 export type InstanceHost = {
@@ -81,7 +81,7 @@ export class Instance {
 				detached: true,
 				stdio: ["ignore", ...output],
 			});
-			const ended = new Promise<void>((resolve) => child.once("exit", () => resolve()));
+			const ended = new Promise<number | null>((resolve) => child.once("exit", resolve));
 			await new Promise<void>((resolve, reject) => child.once("spawn", resolve).once("error", reject));
 			failpoint("companion.after_spawn");
 			const pid = child.pid ?? 0;
@@ -92,7 +92,8 @@ export class Instance {
 				record.instance,
 				pid,
 				startTime,
-				ended.then(() => readExitCode(exitFile)),
+				// On a full disk the shim's own code is all there is.
+				ended.then(async (code) => (await readExitCode(exitFile)) ?? code),
 			);
 		} catch (error) {
 			throw new AppError("internal", `the program could not be started: ${messageOf(error)}`, { cause: error });

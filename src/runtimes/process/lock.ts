@@ -1,11 +1,14 @@
 import { link, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
+import { Ballast } from "../../ballast.ts";
 import { systemCode } from "../../errors.ts";
 import type { Platform } from "../../platform/platform.ts";
 
 /** A unix socket's path may have so many bytes (104 on macOS, its end included). */
 const LONGEST_PATH = 100;
+/** For records, and for the state of services that are to be stopped on a full disk. */
+const BALLAST = 2 * 1024 * 1024;
 const RECORD = /^(\d{12})\.json$/;
 
 export type Holder = {
@@ -23,12 +26,15 @@ export type Holder = {
  * looked too early finds a higher one after its link and gives way. A kill -9 frees it with no more ado.
  */
 export class CompanionLock {
+	/** What the companion may give up in order to go on where the disk is full. */
+	readonly ballast: Ballast;
 	readonly #folder: string;
 	readonly #platform: Platform;
 
 	constructor(dataFolder: string, platform: Platform) {
 		this.#folder = join(dataFolder, "companion");
 		this.#platform = platform;
+		this.ballast = new Ballast(join(this.#folder, "ballast"), BALLAST);
 	}
 
 	get folder(): string {
@@ -59,9 +65,11 @@ export class CompanionLock {
 				bootId: await this.#platform.bootId(),
 			};
 			const draft = join(this.#folder, `${instance}.draft`);
-			await writeFile(draft, JSON.stringify(holder), { mode: 0o600 });
 			try {
-				await link(draft, this.#file(number));
+				await this.ballast.spend(async () => {
+					await writeFile(draft, JSON.stringify(holder), { mode: 0o600 });
+					await link(draft, this.#file(number));
+				});
 			} catch (error) {
 				if (systemCode(error) !== "EEXIST") throw error;
 				await this.#discard(holder);

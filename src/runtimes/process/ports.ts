@@ -3,7 +3,31 @@ import { once } from "node:events";
 import { createServer } from "node:net";
 import { AppError, systemCode } from "../../errors.ts";
 
+/** Both inclusive. */
 export type PortRange = { readonly from: number; readonly to: number };
+
+const FIRST = 20_000;
+const LAST = 32_767;
+/** A range below the system's own that is smaller than this is no use. */
+const FEWEST = 1_000;
+
+/**
+ * From 20000 up to where the system's own ports begin. Where those begin lower, the system may have any port now and then, and
+ * whoever binds one tries the next.
+ */
+export function defaultRange(firstEphemeral: number): PortRange {
+	return { from: FIRST, to: firstEphemeral - FIRST >= FEWEST ? Math.min(firstEphemeral - 1, 65_535) : LAST };
+}
+
+/** Throws `invalid_argument` for a range in which there is no port. */
+export function checkRange({ from, to }: PortRange): void {
+	const isPort = (port: number) => Number.isInteger(port) && port >= 1 && port <= 65_535;
+	if (isPort(from) && isPort(to) && from <= to) return;
+	throw new AppError("invalid_argument", `ports: there is no port from ${from} to ${to}`, {
+		field: "ports",
+		hint: `Give the lower one first, both from 1 to 65535, for example ${FIRST}-${LAST}.`,
+	});
+}
 
 /** Gives out ports of a range, never one twice at a time. Starts at a place of its folder's own, so that two folders seldom meet. */
 export class Ports {
@@ -30,7 +54,7 @@ export class Ports {
 		this.#taken.delete(port);
 	}
 
-	/** A port that nobody had taken when it was tried. Rejects with `exhausted`. */
+	/** A port that nobody had taken when it was tried. Rejects with `unavailable`: another's end gives one back. */
 	async take(): Promise<number> {
 		for (let tried = 0; tried < this.#size; tried++) {
 			const port = this.#next;
@@ -40,7 +64,19 @@ export class Ports {
 			if ((await isFree("127.0.0.1", port)) && (await isFree("::1", port))) return port;
 			this.#taken.delete(port);
 		}
-		throw new AppError("exhausted", `no port from ${this.#range.from} to ${this.#range.to} is free`);
+		throw new AppError("unavailable", `no port from ${this.#range.from} to ${this.#range.to} is free`);
+	}
+
+	/** So many, or none. */
+	async takeAll(count: number): Promise<number[]> {
+		const taken: number[] = [];
+		try {
+			while (taken.length < count) taken.push(await this.take());
+			return taken;
+		} catch (error) {
+			for (const port of taken) this.release(port);
+			throw error;
+		}
 	}
 }
 

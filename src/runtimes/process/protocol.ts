@@ -1,11 +1,11 @@
 import type { ErrorCode } from "../../errors.ts";
-import type { Observed, ServiceRef } from "../runtime.ts";
+import type { Observed } from "../runtime.ts";
 import type { ProcessSettings } from "./settings.ts";
 import type { SpecRecord } from "./state-file.ts";
 
 /** What this version speaks, and the oldest that it still understands. */
-export const PROTOCOL = 1;
-export const OLDEST_PROTOCOL = 1;
+export const PROTOCOL = 2;
+export const OLDEST_PROTOCOL = 2;
 
 /** What a server can ask of a companion: a POST to `/<name>` with the request as JSON, answered by an Answer. */
 export type Operations = {
@@ -13,7 +13,6 @@ export type Operations = {
 	apply: { request: SpecRecord; answer: null };
 	abandon: { request: { id: string; revision: number }; answer: null };
 	observe: { request: { id: string }; answer: Observed };
-	list: { request: null; answer: readonly ServiceRef[] };
 	stop: { request: { id: string }; answer: null };
 	remove: { request: { id: string }; answer: null };
 	stopAll: { request: null; answer: null };
@@ -38,3 +37,9 @@ export type Answer<T> =
 
 /** `POST /changes` answers without end: a service a line, and an empty line as a sign of life. */
 export const CHANGES = "changes";
+
+/** `POST /services` with `after` as JSON: the services whose id sorts after that, by id, one a line. */
+export const SERVICES = "services";
+
+/** A request that is larger is refused: the largest is a spec with its environment. */
+export const MAX_REQUEST_BYTES = 16 * 1024 * 1024;

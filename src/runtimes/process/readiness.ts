@@ -10,7 +10,7 @@ const REQUEST_MS = 5_000;
 
 export type Watched = {
 	readonly port: number;
-	/** Milliseconds since the epoch. */
+	/** By the clock's `now`. */
 	readonly startedAt: number;
 	/** The pids of all processes that belong to the instance. */
 	pids(): Promise<number[]>;
@@ -45,7 +45,7 @@ export async function untilReady(
 		const host = await listeningHost(watched, platform);
 		if (host !== null) {
 			if (health.type === "port") return { ready: true, host };
-			answer = await ask(host, watched.port, health.path, signal);
+			answer = await healthAnswer(host, watched.port, health.path, signal);
 			if (answer === null) return { ready: true, host };
 		}
 		// At least one look, even where the time was over before it began (after an adoption).
@@ -58,7 +58,7 @@ export async function untilReady(
 }
 
 /** The address at which the instance itself listens on its port, null where it does not. */
-async function listeningHost(watched: Watched, platform: Platform): Promise<string | null> {
+export async function listeningHost(watched: Watched, platform: Platform): Promise<string | null> {
 	const candidates = await platform.listeners(watched.port);
 	if (candidates.length === 0) return null;
 	const hosts = (await platform.owned(candidates, await watched.pids())).map(({ host }) => host);
@@ -83,8 +83,8 @@ function accepts(host: string, port: number): Promise<boolean> {
 	});
 }
 
-/** Null for a good answer, else what came instead. */
-function ask(host: string, port: number, path: string, signal: AbortSignal): Promise<string | null> {
+/** Null for a good answer to a GET, else what came instead. */
+export function healthAnswer(host: string, port: number, path: string, signal: AbortSignal): Promise<string | null> {
 	return new Promise((resolve) => {
 		const request = get({ host, port, path, agent: false, signal, timeout: REQUEST_MS }, (response) => {
 			const status = response.statusCode ?? 0;

@@ -1,39 +1,32 @@
 import { rm } from "node:fs/promises";
-import { messageOf } from "../../errors.ts";
+import { isAppError, messageOf } from "../../errors.ts";
 import { failpoint } from "../../failpoint.ts";
 import type { ProcessSeen } from "../../platform/platform.ts";
 import type { Upstream } from "../forwarder/forwarder.ts";
-import type { Follower, ServiceLog } from "../output/log.ts";
 import type { RevisionObserved, RevisionPhase, RuntimeFailure } from "../runtime.ts";
-import { failedStart, failure, howItEnded, lostItsPort, notListening } from "./failures.ts";
-import { endMarked, type Folders, Instance, type InstanceHost } from "./instance.ts";
+import { fromWall, toWall } from "./clock.ts";
+import { failure, notListening } from "./failures.ts";
+import type { Instance } from "./instance.ts";
 import type { Ports } from "./ports.ts";
-import { untilReady } from "./readiness.ts";
+import { listeningHost, untilReady } from "./readiness.ts";
 import type { InstanceRecord, RunRecord, SpecRecord } from "./state-file.ts";
+import { LAST_LINES, Tenure, type TenureHost } from "./tenure.ts";
+import { isOver, judge, type Standing } from "./verdict.ts";
+import type { Vigil } from "./vigil.ts";
 
-const LAST_LINES = 20;
+/** How long to wait for a port, where none is free, before the next look. */
+const PORT_MS = 500;
 
-export type RunHost = InstanceHost & {
+export type RunHost = TenureHost & {
 	readonly ports: Ports;
-	readonly log: ServiceLog;
+	readonly vigil: Vigil;
 	readonly newId: () => string;
-	folders(instance: string): Folders;
 	/** Resolves when the service's state is durable; tries again for as long as the disk refuses. */
 	persist(): Promise<void>;
-	report(message: string, error: unknown): void;
 	/** Something about this run is different now. */
 	changed(run: Run): void;
 	/** Whether another revision has the requests. */
 	anotherServes(run: Run): boolean;
-};
-
-/** One program of the run, from its start to when nothing of it is left. */
-type Tenure = {
-	record: InstanceRecord;
-	readonly instance: Instance | null;
-	/** Of one that ended while no companion watched. */
-	readonly gone: number | null;
-	readonly followers: readonly Follower[];
 };
 
 type Ending = { readonly exitCode: number | null; readonly late: RuntimeFailure | null; readonly upMs: number };
@@ -44,45 +37,41 @@ export class Run {
 	readonly #host: RunHost;
 	readonly #stop = new AbortController();
 	readonly #tenures = new Map<number, Tenure>();
-	readonly #endedSlots: Set<number>;
+	/** Taken in advance for its first programs. */
+	readonly #ports: number[];
 	#waiting: readonly InstanceRecord[];
 	#work: Promise<unknown> = Promise.resolve();
-	#phase: RevisionPhase;
-	#failure: RuntimeFailure | null;
-	#everReady: boolean;
-	#failedStarts: number;
-	#exits: readonly number[];
+	#standing: Standing;
 
-	constructor(host: RunHost, record: RunRecord) {
+	constructor(host: RunHost, record: RunRecord, ports: readonly number[] = []) {
 		this.#host = host;
 		this.spec = record.spec;
-		this.#phase = record.phase;
-		this.#failure = record.failure;
-		this.#everReady = record.everReady;
-		this.#failedStarts = record.failedStarts;
-		this.#exits = record.exits;
-		this.#endedSlots = new Set(record.endedSlots);
+		const { phase, failure: why, everReady, failedStarts, endedSlots } = record;
+		const exits = record.exits.map((time) => fromWall(host.clock, time));
+		this.#standing = { phase, failure: why, everReady, failedStarts, exits, endedSlots };
 		this.#waiting = record.instances;
+		this.#ports = [...ports];
 		for (const { port } of record.instances) host.ports.hold(port);
 	}
 
-	static fresh(host: RunHost, spec: SpecRecord): Run {
+	/** `ports` are taken already, one for each of its programs. */
+	static fresh(host: RunHost, spec: SpecRecord, ports: readonly number[]): Run {
 		const record = { phase: "starting", failure: null, everReady: false, failedStarts: 0 } as const;
-		return new Run(host, { ...record, spec, exits: [], endedSlots: [], instances: [] });
+		return new Run(host, { ...record, spec, exits: [], endedSlots: [], instances: [] }, ports);
 	}
 
 	get phase(): RevisionPhase {
-		return this.#phase;
+		return this.#standing.phase;
 	}
 
 	/** It has been ready once, so it may have the requests. */
 	get everReady(): boolean {
-		return this.#everReady;
+		return this.#standing.everReady;
 	}
 
 	/** Nothing of it runs or will run again. */
 	get isOver(): boolean {
-		return this.#phase === "ended" || (this.#phase === "failed" && this.#failure?.code !== "crash_loop");
+		return isOver(this.#standing);
 	}
 
 	/** Whether it has processes, or will. */
@@ -94,6 +83,10 @@ export class Run {
 		return this.spec.revision === spec.revision && this.spec.generation === spec.generation;
 	}
 
+	get #slots(): number {
+		return Math.max(1, this.spec.instances);
+	}
+
 	/** Starts the programs, or goes on with those that an earlier companion has started. */
 	start(processes: readonly ProcessSeen[] = []): void {
 		const records = this.#waiting;
@@ -102,10 +95,10 @@ export class Run {
 			this.#waiting = [];
 			return;
 		}
-		const slots = Array.from({ length: Math.max(1, this.spec.instances) }, (_, slot) => slot);
+		const slots = Array.from({ length: this.#slots }, (_, slot) => slot);
 		this.#work = Promise.all(
 			slots
-				.filter((slot) => !this.#endedSlots.has(slot))
+				.filter((slot) => !this.#standing.endedSlots.includes(slot))
 				.map((slot) =>
 					this.#keep(
 						slot,
@@ -118,7 +111,7 @@ export class Run {
 
 	/** From now on what ends is not started again. */
 	retire(): void {
-		if (!this.isOver) this.#phase = "stopping";
+		if (!this.isOver) this.#standing = { ...this.#standing, phase: "stopping" };
 	}
 
 	/** Resolves when no process of it is left. */
@@ -126,6 +119,7 @@ export class Run {
 		this.retire();
 		this.#stop.abort();
 		await this.#work;
+		for (const port of this.#ports.splice(0)) this.#host.ports.release(port);
 	}
 
 	/** Where requests can go now. */
@@ -138,21 +132,18 @@ export class Run {
 	get record(): RunRecord {
 		const held = [...this.#tenures.values()].map(({ record }) => record);
 		return {
+			...this.#standing,
 			spec: this.spec,
-			phase: this.#phase,
-			failure: this.#failure,
-			everReady: this.#everReady,
-			failedStarts: this.#failedStarts,
-			exits: this.#exits,
-			endedSlots: [...this.#endedSlots],
+			exits: this.#standing.exits.map((time) => toWall(this.#host.clock, time)),
 			instances: [...held, ...this.#waiting.filter(({ slot }) => !this.#tenures.has(slot))],
 		};
 	}
 
 	get observed(): RevisionObserved {
 		const { revision, generation } = this.spec;
+		const { phase, failure: why } = this.#standing;
 		const instances = this.record.instances.map(({ instance, pid, ready }) => ({ instance, pid, ready }));
-		return { revision, generation, phase: this.#phase, failure: this.#failure, instances };
+		return { revision, generation, phase, failure: why, instances };
 	}
 
 	/** A slot's whole life. Never rejects: what goes wrong ends the run. */
@@ -166,15 +157,16 @@ export class Run {
 				waiting = undefined;
 				this.#waiting = this.#waiting.filter((candidate) => candidate.slot !== slot);
 				const tenure = adopted ?? (await this.#begin(slot));
+				if (tenure === null) break;
 				let again = false;
 				try {
 					const ending = await this.#watch(tenure);
 					if (ending !== null && !signal.aborted) {
 						// The world is told before what is left of it is ended: that may take the whole grace.
-						const lines = await this.#lastLines(tenure, ending.late === null);
+						const lines = await tenure.lastLines(ending.late === null);
 						failures = ending.upMs >= this.#host.settings().stableMs ? 1 : failures + 1;
 						tenure.record = { ...tenure.record, ready: false };
-						again = this.#judge(slot, ending, tenure.record, lines);
+						again = this.#judge(tenure, ending, lines);
 						this.#host.changed(this);
 					}
 				} finally {
@@ -187,79 +179,60 @@ export class Run {
 				await this.#host.clock.sleep(Math.min(backoffMostMs, backoffFirstMs * 2 ** (failures - 1)), signal);
 			}
 		} catch (error) {
-			this.#end("failed", failure("internal", messageOf(error), null, this.#failure?.lastLines ?? []));
+			const why = failure("internal", messageOf(error), null, this.#standing.failure?.lastLines ?? []);
+			if (this.phase !== "stopping") this.#standing = { ...this.#standing, phase: "failed", failure: why };
+			this.#stop.abort();
 			await this.#host.persist();
 			this.#host.changed(this);
 		}
 	}
 
-	async #begin(slot: number): Promise<Tenure> {
-		const { ports, bootId, clock, newId } = this.#host;
-		const record: InstanceRecord = {
-			instance: newId(),
-			slot,
-			port: await ports.take(),
-			bootId,
-			pid: null,
-			startTime: null,
-			ready: false,
-			host: "127.0.0.1",
-			startedAt: clock.now(),
-		};
-		const folders = this.#host.folders(record.instance);
-		const starting: Tenure = { record, instance: null, gone: null, followers: [] };
-		this.#tenures.set(slot, starting);
+	/** Null where the run ended before there was a port for it. */
+	async #begin(slot: number): Promise<Tenure | null> {
+		const port = this.#ports.pop() ?? (await this.#takePort());
+		if (port === null) return null;
+		const tenure = Tenure.fresh(this.#host, this.spec, slot, port, this.#host.newId());
+		this.#tenures.set(slot, tenure);
 		try {
 			await this.#host.persist();
 			failpoint("companion.before_spawn");
-			const instance = await Instance.spawn(this.#host, record, this.spec, folders);
-			const { pid, startTime } = instance;
-			const tenure: Tenure = {
-				record: { ...record, pid, startTime, startedAt: clock.now() },
-				instance,
-				gone: null,
-				followers: this.#follow(record),
-			};
-			this.#tenures.set(slot, tenure);
+			await tenure.start();
 			await this.#host.persist();
 			this.#host.changed(this);
 			return tenure;
 		} catch (error) {
-			await this.#close(starting);
+			await this.#close(tenure);
 			throw error;
 		}
 	}
 
+	/** Waits where none is free: another's end gives one back. Rejects where it was never ready and its time is over. */
+	async #takePort(): Promise<number | null> {
+		const { clock, ports } = this.#host;
+		const deadline = clock.now() + this.spec.health.timeout * 1000;
+		while (!this.#stop.signal.aborted) {
+			try {
+				return await ports.take();
+			} catch (error) {
+				if (!isAppError(error, "unavailable") || (!this.everReady && clock.now() >= deadline)) throw error;
+				this.#host.report(`${this.spec.id} waits for a port`, error);
+				await clock.sleep(PORT_MS, this.#stop.signal);
+			}
+		}
+		return null;
+	}
+
 	async #adopt(record: InstanceRecord, processes: readonly ProcessSeen[]): Promise<Tenure | null> {
-		const folder = this.#host.folders(record.instance).instance;
-		const found = await Instance.adopt(this.#host, record, processes, folder);
+		const tenure = await Tenure.adopt(this.#host, this.spec, record, processes);
 		failpoint("companion.adopt");
-		if (found === null) {
+		if (tenure === null) {
 			this.#host.ports.release(record.port);
-			await rm(folder, { recursive: true, force: true });
+			await rm(this.#host.folders(record.instance).instance, { recursive: true, force: true });
 			return null;
 		}
-		const instance = found instanceof Instance ? found : null;
-		const gone = found instanceof Instance ? null : found.gone;
-		const held = instance === null ? {} : { pid: instance.pid, startTime: instance.startTime };
-		const tenure: Tenure = {
-			// Ready only once more when every slot that still lives was looked at.
-			record: { ...record, ...held, ready: record.ready && instance !== null },
-			instance,
-			gone,
-			followers: this.#follow(record),
-		};
 		this.#tenures.set(record.slot, tenure);
 		this.#host.changed(this);
 		return tenure;
-	}
-
-	#follow({ instance }: InstanceRecord): Follower[] {
-		const { revision } = this.spec;
-		const folder = this.#host.folders(instance).instance;
-		return (["stdout", "stderr"] as const).map((stream) =>
-			this.#host.log.follow({ file: `${folder}/${stream}`, revision, instance, stream }),
-		);
 	}
 
 	/** How it ended; null when the run is to stop. */
@@ -279,15 +252,18 @@ export class Run {
 	}
 
 	async #watchUntil(tenure: Tenure, instance: Instance, aborted: Promise<null>): Promise<Ending | null> {
-		const { clock, platform } = this.#host;
-		const { startedAt, port } = tenure.record;
+		const { clock, platform, vigil } = this.#host;
+		const { startedAt } = tenure;
+		const { port } = tenure.record;
+		const { health } = this.spec;
 		const exit = instance.exited.then((exitCode) => ({ exitCode, late: null, upMs: clock.now() - startedAt }));
-		if (!tenure.record.ready) {
+		const watched = { port, startedAt, pids: () => instance.pids() };
+		// One that had stopped listening before it was adopted is not ended for it now.
+		if (!tenure.record.ready && tenure.record.lapsed !== true) {
 			const waiting = new AbortController();
 			const signal = AbortSignal.any([waiting.signal, this.#stop.signal]);
 			const { aliveMs } = this.#host.settings();
-			const watched = { port, startedAt, pids: () => instance.pids() };
-			const readiness = untilReady(watched, this.spec.health, { platform, clock, aliveMs, signal }).catch((error) => {
+			const readiness = untilReady(watched, health, { platform, clock, aliveMs, signal }).catch((error) => {
 				if (signal.aborted) return null;
 				throw error;
 			});
@@ -295,102 +271,80 @@ export class Run {
 			waiting.abort();
 			if (first === null || "exitCode" in first) return first;
 			if (!first.ready) {
-				const lines = await this.#lastLines(tenure, false);
-				const late = notListening(port, this.spec.health.timeout, first.elsewhere, first.answer, lines);
-				return { exitCode: null, late, upMs: 0 };
+				const lines = await tenure.lastLines(false);
+				return {
+					exitCode: null,
+					late: notListening(port, health.timeout, first.elsewhere, first.answer, lines),
+					upMs: 0,
+				};
 			}
 			tenure.record = { ...tenure.record, ready: true, host: first.host };
 		}
 		failpoint("companion.after_ready");
-		this.#becameReady();
+		if (tenure.record.ready) this.#becameReady();
 		await this.#host.persist();
-		return Promise.race([exit, aborted]);
+		const host = () => listeningHost(watched, platform);
+		const lapsed = (why: string) => this.#lapsed(tenure, why);
+		const recovered = (at: string) => this.#recovered(tenure, at);
+		const stopWatching = vigil.add({ port, health, host, lapsed, recovered }, !tenure.record.ready);
+		try {
+			return await Promise.race([exit, aborted]);
+		} finally {
+			stopWatching();
+		}
 	}
 
 	#becameReady(): void {
-		const wanted = Math.max(1, this.spec.instances) - this.#endedSlots.size;
+		const wanted = this.#slots - this.#standing.endedSlots.length;
 		const ready = [...this.#tenures.values()].filter(({ record }) => record.ready).length;
-		if (ready >= wanted && this.#phase !== "stopping" && !this.isOver) {
-			this.#phase = "ready";
-			this.#failure = null;
-			this.#everReady = true;
-		}
+		if (ready >= wanted && this.phase !== "stopping" && !this.isOver)
+			this.#standing = { ...this.#standing, phase: "ready", failure: null, everReady: true };
 		this.#host.changed(this);
 	}
 
-	/** `final`: its program has ended, so a line without an end counts too. */
-	async #lastLines({ followers, record }: Tenure, final: boolean): Promise<readonly string[]> {
-		await this.#heard(followers.map((follower) => (final ? follower.close(true) : follower.flush())));
-		return this.#host.log.lastLines(record.instance, LAST_LINES);
+	/** It lives, so it is not started again; but no request goes to it. */
+	#lapsed(tenure: Tenure, why: string): void {
+		tenure.record = { ...tenure.record, ready: false, lapsed: true };
+		const lines = this.#host.log.lastLines(tenure.record.instance, LAST_LINES);
+		if (this.phase === "ready")
+			this.#standing = { ...this.#standing, phase: "starting", failure: failure("not_listening", why, null, lines) };
+		this.#host.changed(this);
+		this.#keepInMind();
 	}
 
-	/** Output that the disk refuses is lost; the program is not ended for it. */
-	async #heard(reads: readonly Promise<void>[]): Promise<void> {
-		for (const read of await Promise.allSettled(reads))
-			if (read.status === "rejected") this.#host.report(`output of ${this.spec.id} could not be kept`, read.reason);
+	#recovered(tenure: Tenure, host: string): void {
+		tenure.record = { ...tenure.record, ready: true, lapsed: false, host };
+		this.#becameReady();
+		this.#keepInMind();
+	}
+
+	#keepInMind(): void {
+		this.#host.persist().catch((error) => this.#host.report(`the state of ${this.spec.id} could not be kept`, error));
 	}
 
 	/** Ends what is left of it, keeps its output, and forgets it. */
 	async #close(tenure: Tenure): Promise<void> {
-		const { record, instance, followers } = tenure;
-		const wasReady = record.ready;
+		const { record } = tenure;
 		tenure.record = { ...record, ready: false };
-		if (wasReady) this.#host.changed(this);
-		const { graceMs } = this.#host.settings();
-		await (instance === null ? endMarked(this.#host, record.instance, graceMs) : instance.stop(graceMs));
-		await this.#heard(followers.map((follower) => follower.close(true)));
+		if (record.ready) this.#host.changed(this);
+		await tenure.end();
 		this.#tenures.delete(record.slot);
 		this.#host.ports.release(record.port);
 		await this.#host.persist();
 		await rm(this.#host.folders(record.instance).instance, { recursive: true, force: true });
 	}
 
-	/** What an ending means. True: start it again. */
-	#judge(slot: number, { exitCode, late }: Ending, { port }: InstanceRecord, lines: readonly string[]): boolean {
-		if (this.#phase === "stopping" || this.isOver) return false;
-		const { restart } = this.spec;
-		const { failedStarts, crashLoop } = this.#host.settings();
-		const done = late === null && exitCode === 0 && restart !== "always";
-		if (!this.#everReady) {
-			if (done && !this.#host.anotherServes(this)) return this.#end("ended", null);
-			if (late !== null) return this.#end("failed", late);
-			this.#failedStarts++;
-			this.#failure = failedStart({ exitCode, lastLines: lines }, port, this.#failedStarts);
-			if (done || (restart === "never" && !lostItsPort(lines, port)) || this.#failedStarts >= failedStarts)
-				return this.#end("failed", this.#failure);
-			return true;
-		}
-		if (done) {
-			this.#endedSlots.add(slot);
-			return this.#endedSlots.size >= Math.max(1, this.spec.instances) ? this.#end("ended", null) : false;
-		}
-		const why = late ?? failure("exited", `the program ${howItEnded(exitCode)}`, exitCode, lines);
-		if (restart === "never") return this.#end("failed", why);
-		const now = this.#host.clock.now();
-		this.#exits = [...this.#exits, now].filter((at) => now - at <= crashLoop.withinMs).slice(-crashLoop.exits);
-		const looping = this.#exits.length >= crashLoop.exits;
-		this.#phase = looping ? "failed" : "starting";
-		this.#failure = looping
-			? failure(
-					"crash_loop",
-					`${this.#exits.length} exits within ${minutes(crashLoop.withinMs)}: ${why.message}`,
-					exitCode,
-					lines,
-				)
-			: why;
-		return true;
+	/** True: start it again. */
+	#judge({ record }: Tenure, { exitCode, late }: Ending, lastLines: readonly string[]): boolean {
+		const { clock, settings } = this.#host;
+		const { slot, port } = record;
+		const { standing, again } = judge(
+			this.#standing,
+			{ slot, port, exitCode, late, lastLines, at: clock.now() },
+			{ ...settings(), restart: this.spec.restart, slots: this.#slots, anotherServes: this.#host.anotherServes(this) },
+		);
+		this.#standing = standing;
+		if (this.isOver) this.#stop.abort();
+		return again;
 	}
-
-	#end(phase: "ended" | "failed", why: RuntimeFailure | null): false {
-		if (this.#phase !== "stopping") {
-			this.#phase = phase;
-			this.#failure = why;
-		}
-		this.#stop.abort();
-		return false;
-	}
-}
-
-function minutes(ms: number): string {
-	return ms >= 60_000 ? `${Math.round(ms / 60_000)} min` : `${ms / 1000} s`;
 }

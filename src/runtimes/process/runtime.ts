@@ -1,9 +1,11 @@
 import { mkdir, realpath } from "node:fs/promises";
 import { join } from "node:path";
 import { cancelled, isAppError } from "../../errors.ts";
+import { Turns } from "../../turns.ts";
 import { readLog } from "../output/reader.ts";
 import type { Call, LogItem, LogQuery, Observed, Runtime, ServiceRef, ServiceSpec } from "../runtime.ts";
 import { CompanionClient } from "./client.ts";
+import { checkRange } from "./ports.ts";
 import { materialise } from "./programs.ts";
 import { DEFAULT_SETTINGS, type ProcessSettings } from "./settings.ts";
 
@@ -24,9 +26,11 @@ export type ProcessRuntime = Runtime & {
 /**
  * Runs services as processes of this machine, as this user: for programs that trust one another. They belong to a
  * companion process of the data folder; disposing the runtime, or the end of this process, leaves them running.
+ * Rejects with `invalid_argument` for a range of ports without a port.
  */
 export async function createProcessRuntime(options: ProcessRuntimeOptions): Promise<ProcessRuntime> {
 	const { folder: given, unavailableMs = 5_000, ...settings } = options;
+	if (settings.ports !== undefined && settings.ports !== null) checkRange(settings.ports);
 	await mkdir(given, { recursive: true, mode: 0o700 });
 	const folder = await realpath(given);
 	const path = settings.path ?? process.env.PATH ?? DEFAULT_SETTINGS.path;
@@ -44,7 +48,8 @@ class CompanionRuntime implements ProcessRuntime {
 	readonly target = { os: process.platform, arch: process.arch === "x64" ? "amd64" : process.arch };
 	readonly #folder: string;
 	readonly #client: CompanionClient;
-	readonly #turns = new Map<string, Promise<unknown>>();
+	/** What is being put in place for a service is not cleared away meanwhile. */
+	readonly #turns = new Turns();
 
 	constructor(folder: string, client: CompanionClient) {
 		this.#folder = folder;
@@ -52,7 +57,7 @@ class CompanionRuntime implements ProcessRuntime {
 	}
 
 	apply(spec: ServiceSpec, call: Call): Promise<void> {
-		return this.#inTurn(spec.id, async () => {
+		return this.#turns.inTurn(spec.id, async () => {
 			const { program } = spec;
 			const record = {
 				...spec,
@@ -105,7 +110,7 @@ class CompanionRuntime implements ProcessRuntime {
 	}
 
 	async *list(call: Call): AsyncGenerator<ServiceRef> {
-		yield* await this.#client.call("list", null, call);
+		yield* this.#client.services(call);
 	}
 
 	logs(service: ServiceRef, query: LogQuery, call: Call): AsyncIterable<LogItem> {
@@ -117,7 +122,7 @@ class CompanionRuntime implements ProcessRuntime {
 	}
 
 	remove(service: ServiceRef, call: Call): Promise<void> {
-		return this.#inTurn(service.id, async () => {
+		return this.#turns.inTurn(service.id, async () => {
 			await this.#client.call("remove", { id: service.id }, call);
 		});
 	}
@@ -132,17 +137,5 @@ class CompanionRuntime implements ProcessRuntime {
 
 	#serviceFolder({ id }: ServiceRef): string {
 		return join(this.#folder, "services", id);
-	}
-
-	/** One at a time for a service: what is being put in place is not cleared away. */
-	#inTurn<T>(id: string, work: () => Promise<T>): Promise<T> {
-		const mine = (this.#turns.get(id) ?? Promise.resolve()).then(work);
-		const settled = mine
-			.catch(() => undefined)
-			.finally(() => {
-				if (this.#turns.get(id) === settled) this.#turns.delete(id);
-			});
-		this.#turns.set(id, settled);
-		return mine;
 	}
 }

@@ -1,16 +1,19 @@
 import { readdir, rename, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
+import { type Ballast, isDiskFull } from "../../ballast.ts";
 import { AppError, isAppError, systemCode } from "../../errors.ts";
 import { failpoint } from "../../failpoint.ts";
 import type { ProcessSeen } from "../../platform/platform.ts";
-import { Forwarder } from "../forwarder/forwarder.ts";
+import { Turns } from "../../turns.ts";
 import { ServiceLog } from "../output/log.ts";
 import type { Poll } from "../output/poll.ts";
 import type { Observed, RevisionObserved, ServiceRef } from "../runtime.ts";
+import { Address } from "./address.ts";
 import type { InstanceHost } from "./instance.ts";
 import type { Ports } from "./ports.ts";
 import { Run, type RunHost } from "./run.ts";
 import { type ServiceState, type SpecRecord, StateFile } from "./state-file.ts";
+import type { Vigil } from "./vigil.ts";
 
 const RETRY_MS = { first: 20, most: 1_000 };
 
@@ -18,6 +21,8 @@ export type ServiceHost = InstanceHost & {
 	readonly ports: Ports;
 	readonly newId: () => string;
 	readonly poll: Poll;
+	readonly vigil: Vigil;
+	readonly ballast: Ballast;
 	/** Folder of all services. */
 	readonly folder: string;
 	/** Where a removed service's folder goes before it is deleted. */
@@ -37,13 +42,11 @@ export class Service {
 	readonly #log: ServiceLog;
 	readonly #runs: RunHost;
 	readonly #retiring = new Map<Run, Retirement>();
-	readonly #closing = new AbortController();
+	readonly #address: Address;
+	readonly #turns = new Turns();
 	#live: Run | null = null;
 	#target: Run | null = null;
-	#forwarder: Forwarder | null = null;
-	#port: number | null;
-	#removing: boolean;
-	#turn: Promise<unknown> = Promise.resolve();
+	#life: "here" | "removing" | "removed";
 
 	private constructor(host: ServiceHost, ref: ServiceRef, log: ServiceLog, state: ServiceState | null) {
 		this.#host = host;
@@ -51,9 +54,8 @@ export class Service {
 		this.#folder = join(host.folder, ref.id);
 		this.#file = new StateFile(this.#folder);
 		this.#log = log;
-		this.#port = state?.port ?? null;
-		this.#removing = state?.removing ?? false;
-		if (this.#port !== null) host.ports.hold(this.#port);
+		this.#address = new Address(host, state?.port ?? null);
+		this.#life = state?.removing === true ? "removing" : "here";
 		this.#runs = {
 			...host,
 			log,
@@ -85,11 +87,11 @@ export class Service {
 	/** Whether a companion must live for it. */
 	get needed(): boolean {
 		const works = (run: Run | null) => run?.busy === true;
-		return works(this.#live) || works(this.#target) || this.#retiring.size > 0 || this.#removing;
+		return works(this.#live) || works(this.#target) || this.#retiring.size > 0 || this.removing;
 	}
 
 	get removing(): boolean {
-		return this.#removing;
+		return this.#life === "removing";
 	}
 
 	get observed(): Observed {
@@ -98,7 +100,7 @@ export class Service {
 			runs.map((run) => [`${run.spec.revision}.${run.spec.generation}`, this.#observedOf(run)] as const),
 		);
 		return {
-			url: this.#port === null ? null : `http://${urlHost(this.#host.settings().publicHost)}:${this.#port}`,
+			url: this.#address.url,
 			serving: this.#live === null || this.#live.isOver ? null : this.#live.spec.revision,
 			revisions: [...revisions.values()].sort((a, b) => a.revision - b.revision || a.generation - b.generation),
 		};
@@ -110,20 +112,21 @@ export class Service {
 		return run === this.#target && observed.phase === "ready" ? { ...observed, phase: "starting" } : observed;
 	}
 
-	/** Rejects with `not_found` where the program's file is not in its place. */
+	/** Rejects with `not_found` where the program's file is not in its place, with `unavailable` where ports are not free. */
 	apply(spec: SpecRecord): Promise<void> {
 		return this.#inTurn(async () => {
-			if (this.#removing) throw new AppError("conflict", "the service is being removed");
+			if (this.#life !== "here") throw new AppError("conflict", "the service is being removed");
 			if (this.#live?.is(spec) || this.#target?.is(spec)) return;
 			if (spec.program.kind === "build") await this.#mustExist(spec.program.sha256);
-			await this.#listen();
+			await this.#address.open();
 			const previous = this.#target;
-			const run = Run.fresh(this.#runs, spec);
+			const run = Run.fresh(this.#runs, spec, await this.#host.ports.takeAll(Math.max(1, spec.instances)));
 			this.#target = run;
 			try {
 				await this.#file.save(() => this.#state);
 			} catch (error) {
 				this.#target = previous;
+				await run.stop();
 				throw systemCode(error) === "ENOSPC" ? new AppError("no_space", "the disk is full", { cause: error }) : error;
 			}
 			if (previous !== null) this.#retire(previous, false);
@@ -150,7 +153,7 @@ export class Service {
 			const runs = [this.#live, this.#target].filter((run) => run !== null);
 			this.#live = null;
 			this.#target = null;
-			this.#forwarder?.route([]);
+			this.#address.route([]);
 			for (const run of runs) this.#retire(run, false);
 			await this.#persist();
 			for (const { hurry } of this.#retiring.values()) hurry.abort();
@@ -160,11 +163,13 @@ export class Service {
 
 	/** Resolves when nothing of it is left. */
 	async remove(): Promise<void> {
-		this.#removing = true;
+		this.#life = "removing";
 		await this.#persist();
 		await this.stop();
 		await this.close();
-		if (this.#port !== null) this.#host.ports.release(this.#port);
+		// Whoever still wants to write would make the folder anew.
+		await this.#file.close();
+		this.#address.release();
 		const trash = join(this.#host.trash, `${this.ref.id}.${this.#host.newId()}`);
 		try {
 			await rename(this.#folder, trash);
@@ -172,14 +177,12 @@ export class Service {
 			if (systemCode(error) !== "ENOENT") throw error;
 		}
 		await rm(trash, { recursive: true, force: true });
-		this.#removing = false;
+		this.#life = "removed";
 	}
 
 	/** Stops listening; the programs go on. */
 	async close(): Promise<void> {
-		this.#closing.abort();
-		await this.#forwarder?.[Symbol.asyncDispose]();
-		this.#forwarder = null;
+		await this.#address.close();
 		await this.#log[Symbol.asyncDispose]();
 	}
 
@@ -187,11 +190,11 @@ export class Service {
 		return {
 			format: 1,
 			ref: this.ref,
-			port: this.#port,
+			port: this.#address.port,
 			live: this.#live?.record ?? null,
 			target: this.#target?.record ?? null,
 			retiring: [...this.#retiring.keys()].map((run) => run.record),
-			removing: this.#removing,
+			removing: this.removing,
 		};
 	}
 
@@ -205,13 +208,11 @@ export class Service {
 		}
 		this.#live?.start(processes);
 		this.#target?.start(processes);
-		if (this.#port !== null && !this.#removing) void this.#listenAgain(this.#port);
+		if (!this.removing) this.#address.reopen().catch((error) => this.#host.report("an address is lost", error));
 	}
 
 	#inTurn<T>(work: () => Promise<T>): Promise<T> {
-		const mine = this.#turn.then(work);
-		this.#turn = mine.catch(() => undefined);
-		return mine;
+		return this.#turns.inTurn(this.ref.id, work);
 	}
 
 	async #persist(): Promise<void> {
@@ -219,9 +220,10 @@ export class Service {
 			try {
 				return await this.#file.save(() => this.#state);
 			} catch (error) {
+				if (isDiskFull(error) && (await this.#host.ballast.release())) continue;
 				this.#host.report(`the state of ${this.ref.id} could not be written`, error);
 				// A full disk must not keep anybody from making room on it.
-				if (this.#removing) return;
+				if (this.#life !== "here") return;
 				await this.#host.clock.sleep(delay);
 			}
 		}
@@ -235,7 +237,7 @@ export class Service {
 	}
 
 	#route(): void {
-		this.#forwarder?.route(this.#live?.upstreams ?? []);
+		this.#address.route(this.#live?.upstreams ?? []);
 	}
 
 	/** The target takes the requests. What has them until then goes on until that is on disk. */
@@ -257,10 +259,9 @@ export class Service {
 		const upstreams = run.upstreams;
 		run.retire();
 		const work = async () => {
-			const forwarder = this.#forwarder;
-			if (drain && forwarder !== null) {
+			if (drain) {
 				const options = { timeoutMs: this.#host.settings().drainMs, signal: hurry.signal };
-				const draining = upstreams.map(({ id }) => forwarder.drain(id, options));
+				const draining = upstreams.map(({ id }) => this.#address.drain(id, options));
 				for (const { reason } of (await Promise.allSettled(draining)).filter((one) => one.status === "rejected"))
 					if (!isAppError(reason, "cancelled")) this.#host.report("a drain failed", reason);
 			}
@@ -278,37 +279,6 @@ export class Service {
 		const retirement = { done, hurry };
 		this.#retiring.set(run, retirement);
 		return retirement;
-	}
-
-	/** Takes a port for life on first use. */
-	async #listen(): Promise<void> {
-		while (this.#port === null) {
-			const port = await this.#host.ports.take();
-			try {
-				this.#forwarder = await Forwarder.listen({ host: this.#host.settings().publicHost, port });
-				this.#port = port;
-			} catch (error) {
-				this.#host.ports.release(port);
-				if (systemCode(error) !== "EADDRINUSE") throw error;
-			}
-		}
-	}
-
-	/** The port is the service's for life: whoever else has it now is waited for. */
-	async #listenAgain(port: number): Promise<void> {
-		const { signal } = this.#closing;
-		for (let delay = RETRY_MS.first; !signal.aborted; delay = Math.min(RETRY_MS.most, delay * 2)) {
-			try {
-				const forwarder = await Forwarder.listen({ host: this.#host.settings().publicHost, port });
-				this.#forwarder = forwarder;
-				this.#route();
-				if (signal.aborted) await forwarder[Symbol.asyncDispose]();
-				return;
-			} catch (error) {
-				if (systemCode(error) !== "EADDRINUSE") this.#host.report(`port ${port} cannot be listened on`, error);
-				await this.#host.clock.sleep(delay, signal);
-			}
-		}
 	}
 
 	async #mustExist(sha256: string): Promise<void> {
@@ -334,8 +304,4 @@ export class Service {
 			if (systemCode(error) !== "ENOENT") throw error;
 		}
 	}
-}
-
-function urlHost(host: string): string {
-	return host.includes(":") ? `[${host}]` : host;
 }

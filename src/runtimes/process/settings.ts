@@ -2,7 +2,7 @@
 export type ProcessSettings = {
 	/** Address that services listen on. */
 	readonly publicHost: string;
-	/** Ports for services and programs, both inclusive; null: 20000 up to where the system's own begin. */
+	/** Ports for services and programs, both inclusive; null: see `defaultRange`. */
 	readonly ports: { readonly from: number; readonly to: number } | null;
 	/** PATH of programs. */
 	readonly path: string;
@@ -19,6 +19,10 @@ export type ProcessSettings = {
 	/** Failed starts, before it was ever ready, that end a revision. */
 	readonly failedStarts: number;
 	readonly crashLoop: { readonly exits: number; readonly withinMs: number };
+	/** Between two looks whether what is ready still listens. */
+	readonly checkMs: number;
+	/** Between two GETs of the health path of what is ready. */
+	readonly askMs: number;
 	/** The companion ends when nobody has needed it for so long. */
 	readonly idleMs: number;
 };
@@ -36,5 +40,7 @@ export const DEFAULT_SETTINGS: ProcessSettings = {
 	aliveMs: 2_000,
 	failedStarts: 3,
 	crashLoop: { exits: 5, withinMs: 300_000 },
+	checkMs: 2_000,
+	askMs: 10_000,
 	idleMs: 5_000,
 };

@@ -1,4 +1,4 @@
-import { mkdir, open, readFile, rename, rm } from "node:fs/promises";
+import { mkdir, open, readFile, rename } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { AppError, systemCode } from "../../errors.ts";
 import type { RevisionPhase, RuntimeFailure, ServiceRef, ServiceSpec } from "../runtime.ts";
@@ -19,6 +19,8 @@ export type InstanceRecord = {
 	readonly pid: number | null;
 	readonly startTime: string | null;
 	readonly ready: boolean;
+	/** It was ready and is not any more, though it lives. Absent: no. */
+	readonly lapsed?: boolean;
 	/** Where requests for it go. */
 	readonly host: string;
 	/** Milliseconds since the epoch. */
@@ -79,14 +81,16 @@ export async function syncFolder(folder: string): Promise<void> {
 export class StateFile {
 	readonly #file: string;
 	#writing: Promise<void> = Promise.resolve();
+	#closed = false;
 	#next: { promise: Promise<void>; content: () => string } | null = null;
 
 	constructor(folder: string) {
 		this.#file = join(folder, "state.json");
 	}
 
-	/** Resolves when what `state` gives at the time of writing, no earlier than now, is durable. */
+	/** Resolves when what `state` gives at the time of writing, no earlier than now, is durable. Does nothing once it is closed. */
 	save(state: () => ServiceState): Promise<void> {
+		if (this.#closed) return Promise.resolve();
 		if (this.#next !== null) {
 			this.#next.content = () => JSON.stringify(state());
 			return this.#next.promise;
@@ -96,7 +100,7 @@ export class StateFile {
 			.catch(() => undefined)
 			.then(() => {
 				this.#next = null;
-				return writeWhole(this.#file, next.content());
+				return this.#closed ? undefined : writeWhole(this.#file, next.content());
 			});
 		this.#next = next;
 		this.#writing = next.promise;
@@ -115,8 +119,10 @@ export class StateFile {
 		}
 	}
 
-	async remove(): Promise<void> {
-		await rm(this.#file, { force: true });
+	/** Nothing is written any more, from when it resolves. */
+	async close(): Promise<void> {
+		this.#closed = true;
+		await Promise.allSettled([this.#writing]);
 	}
 }
 

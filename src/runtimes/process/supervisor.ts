@@ -1,23 +1,26 @@
 import { createHash, randomBytes } from "node:crypto";
 import { mkdir, readdir, readFile, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
+import type { Ballast } from "../../ballast.ts";
 import { AppError, systemCode } from "../../errors.ts";
 import { failpoint } from "../../failpoint.ts";
 import { type Platform, platformOf } from "../../platform/platform.ts";
+import { Turns } from "../../turns.ts";
 import { Poll } from "../output/poll.ts";
 import type { Observed, ServiceRef } from "../runtime.ts";
 import { type Clock, systemClock } from "./clock.ts";
 import { endAll, MARK } from "./instance.ts";
-import { Ports } from "./ports.ts";
+import { checkRange, defaultRange, Ports } from "./ports.ts";
 import { Service, type ServiceHost } from "./service.ts";
 import { DEFAULT_SETTINGS, type ProcessSettings } from "./settings.ts";
 import { type SpecRecord, StateFile, writeWhole } from "./state-file.ts";
-
-const FIRST_PORT = 20_000;
+import { Vigil } from "./vigil.ts";
 
 export type SupervisorOptions = {
 	readonly folder: string;
 	readonly settings: ProcessSettings;
+	/** Given up where the disk is too full to go on. */
+	readonly ballast: Ballast;
 	readonly platform?: Platform;
 	readonly clock?: Clock;
 	readonly newId?: () => string;
@@ -28,9 +31,11 @@ export type SupervisorOptions = {
 export class Supervisor {
 	readonly #host: ServiceHost;
 	readonly #services = new Map<string, Service>();
-	readonly #opening = new Map<string, Promise<Service>>();
+	/** Applies and removals of a service: one that is being opened is there for whoever removes it. */
+	readonly #turns = new Turns();
 	readonly #listeners = new Set<(service: ServiceRef) => void>();
 	#settings: ProcessSettings = DEFAULT_SETTINGS;
+	#dismissed = false;
 
 	private constructor(host: (own: Supervisor) => ServiceHost, settings: ProcessSettings) {
 		this.#settings = settings;
@@ -39,18 +44,20 @@ export class Supervisor {
 
 	/** Adopts what an earlier one left, and ends what carries our mark without a record. */
 	static async open(options: SupervisorOptions): Promise<Supervisor> {
-		const { folder, settings, report, clock = systemClock, platform = platformOf() } = options;
+		const { folder, settings, ballast, report, clock = systemClock, platform = platformOf() } = options;
 		const newId = options.newId ?? (() => randomBytes(8).toString("hex"));
 		const services = join(folder, "services");
 		const trash = join(folder, "trash");
 		for (const path of [services, trash]) await mkdir(path, { recursive: true, mode: 0o700 });
 		const folderId = await identify(folder);
 		const bootId = await platform.bootId();
-		const range = settings.ports ?? { from: FIRST_PORT, to: (await platform.firstEphemeralPort()) - 1 };
+		const range = settings.ports ?? defaultRange(await platform.firstEphemeralPort());
+		checkRange(range);
 		const supervisor = new Supervisor(
 			(own) => ({
-				...{ platform, clock, bootId, folderId, newId, trash, report },
+				...{ platform, clock, bootId, folderId, newId, trash, ballast, report },
 				settings: () => own.#settings,
+				vigil: new Vigil({ platform, clock, report, settings: () => own.#settings }),
 				ports: new Ports(range, folder),
 				poll: new Poll(),
 				folder: services,
@@ -65,17 +72,19 @@ export class Supervisor {
 		return supervisor;
 	}
 
-	set settings(settings: ProcessSettings) {
-		this.#settings = settings;
+	/** A server of another version may know fewer of them. */
+	set settings(settings: Partial<ProcessSettings>) {
+		this.#settings = { ...DEFAULT_SETTINGS, ...settings };
 	}
 
+	/** For how long nobody must have needed it before it ends; none where all was stopped on purpose. */
 	get idleMs(): number {
-		return this.#settings.idleMs;
+		return this.#dismissed ? 0 : this.#settings.idleMs;
 	}
 
 	/** Whether a program runs, or is to. */
 	get needed(): boolean {
-		return this.#opening.size > 0 || [...this.#services.values()].some((service) => service.needed);
+		return !this.#turns.idle || [...this.#services.values()].some((service) => service.needed);
 	}
 
 	listen(listener: (service: ServiceRef) => void): () => void {
@@ -85,6 +94,11 @@ export class Supervisor {
 
 	list(): ServiceRef[] {
 		return [...this.#services.values()].map(({ ref }) => ref);
+	}
+
+	/** Makes anew what was given up, where there is room again. Cheap: to be called often. */
+	async restock(): Promise<void> {
+		await this.#host.ballast.fill();
 	}
 
 	observe(id: string): Observed {
@@ -99,7 +113,8 @@ export class Supervisor {
 				`the process runtime runs the programs of one namespace, here ${other.namespace}: they could read each other's files`,
 				{ field: "namespace", hint: "Use the Docker or Kubernetes runtime for several namespaces." },
 			);
-		await (await this.#open(spec)).apply(spec);
+		this.#dismissed = false;
+		await this.#turns.inTurn(spec.id, async () => (await this.#open(spec)).apply(spec));
 	}
 
 	async abandon(id: string, revision: number): Promise<void> {
@@ -110,19 +125,22 @@ export class Supervisor {
 		await this.#services.get(id)?.stop();
 	}
 
-	async remove(id: string): Promise<void> {
-		const service = this.#services.get(id);
-		if (service === undefined) {
-			await rm(join(this.#host.folder, id), { recursive: true, force: true });
-			return;
-		}
-		await service.remove();
-		if (this.#services.get(id) === service) this.#services.delete(id);
-		this.#host.changed(service.ref);
+	remove(id: string): Promise<void> {
+		return this.#turns.inTurn(id, async () => {
+			const service = this.#services.get(id);
+			if (service === undefined) {
+				await rm(join(this.#host.folder, id), { recursive: true, force: true });
+				return;
+			}
+			await service.remove();
+			this.#services.delete(id);
+			this.#host.changed(service.ref);
+		});
 	}
 
 	async stopAll(): Promise<void> {
 		await Promise.all([...this.#services.values()].map((service) => service.stop()));
+		this.#dismissed = true;
 	}
 
 	/** Closes every address; the programs go on for another companion to adopt. */
@@ -133,15 +151,9 @@ export class Supervisor {
 	async #open(ref: ServiceRef): Promise<Service> {
 		const known = this.#services.get(ref.id);
 		if (known !== undefined) return known;
-		const opening = this.#opening.get(ref.id) ?? Service.open(this.#host, ref);
-		this.#opening.set(ref.id, opening);
-		try {
-			const service = await opening;
-			this.#services.set(ref.id, service);
-			return service;
-		} finally {
-			this.#opening.delete(ref.id);
-		}
+		const service = await Service.open(this.#host, ref);
+		this.#services.set(ref.id, service);
+		return service;
 	}
 
 	async #adopt(): Promise<void> {
@@ -161,7 +173,7 @@ export class Supervisor {
 			for (const run of runs)
 				if (run.phase !== "ended" && (run.phase !== "failed" || run.failure?.code === "crash_loop"))
 					for (const { instance } of run.instances) recorded.add(`${folderId}.${instance}`);
-			const service = await Service.open(this.#host, state.ref, state, processes);
+			const service = await this.#host.ballast.spend(() => Service.open(this.#host, state.ref, state, processes));
 			this.#services.set(id, service);
 			if (service.removing) this.remove(id).catch((error) => report(`${id} could not be removed`, error));
 		}
