@@ -25,7 +25,7 @@ try {
 		// What npm pack prints on stdout is the name of the archive.
 		stdio: ["ignore", 2, 2],
 	});
-	if (tsc.status !== 0) process.exit(tsc.status ?? 1);
+	if (tsc.status !== 0) throw new Error("the types are wrong; the compiler's words are above");
 	await build({
 		entryPoints: [path.join(root, "clients/cli/main.ts")],
 		outdir: path.join(made, "clients/cli"),

@@ -8,8 +8,8 @@ import { named, TestCore } from "../harness/core.ts";
 
 const never = { signal: new AbortController().signal };
 const HOUR = 3_600_000;
-const CREATES = Number(process.env.COLLECT_CREATES ?? 10_000);
-const ROLLBACKS = Number(process.env.COLLECT_ROLLBACKS ?? 1000);
+const CREATES = Number(process.env.COLLECT_CREATES ?? 2000);
+const ROLLBACKS = Number(process.env.COLLECT_ROLLBACKS ?? 300);
 const SEED = Number(process.env.SEED ?? Math.floor(Math.random() * 2 ** 31));
 /** So old that everything is: what keeps a source is its references alone. */
 const AT_ONCE = -1000;

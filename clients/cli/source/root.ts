@@ -25,7 +25,10 @@ const PROJECT_FILES = ["go.mod", "package.json"];
 /** Like an address of a git repository, and not a folder here. */
 export function looksRemote(typed: string): boolean {
 	if (/^(https?|ssh|git|git\+ssh|file):\/\//i.test(typed) || /^[\w.-]+@[\w.-]+:/.test(typed)) return true;
-	return /^[a-z0-9-]+(\.[a-z0-9-]+)*\.[a-z]{2,}\/[^/]+\/./i.test(typed) && !typed.startsWith(".");
+	// A host has a dot in its name or a port behind it; nobody calls the first folder of a path like that.
+	const host = /^([a-z0-9-]+(\.[a-z0-9-]+)*\.[a-z]{2,}(:\d{1,5})?|[a-z0-9-]+(\.[a-z0-9-]+)*:\d{1,5})$/i;
+	const [first = "", ...path] = typed.split("/");
+	return host.test(first) && path.filter((part) => part !== "").length >= 2;
 }
 
 /**

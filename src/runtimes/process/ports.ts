@@ -1,7 +1,8 @@
 import { createHash } from "node:crypto";
 import { once } from "node:events";
 import { createServer } from "node:net";
-import { AppError, systemCode } from "../../errors.ts";
+import { AppError, isAppError, systemCode } from "../../errors.ts";
+import type { Clock } from "./clock.ts";
 
 /** Both inclusive. */
 export type PortRange = { readonly from: number; readonly to: number };
@@ -10,6 +11,7 @@ const FIRST = 20_000;
 const LAST = 32_767;
 /** A range below the system's own that is smaller than this is no use. */
 const FEWEST = 1_000;
+const LOOK_AGAIN_MS = 500;
 
 /**
  * From 20000 up to where the system's own ports begin. Where those begin lower, the system may have any port now and then, and
@@ -65,6 +67,20 @@ export class Ports {
 			this.#taken.delete(port);
 		}
 		throw new AppError("unavailable", `no port from ${this.#range.from} to ${this.#range.to} is free`);
+	}
+
+	/** Waits where none is free: another's end gives one back. Rejects with `unavailable` after `limitMs`; null when aborted. */
+	async takeInTime(clock: Clock, limitMs: number, signal: AbortSignal): Promise<number | null> {
+		const deadline = clock.now() + limitMs;
+		while (!signal.aborted) {
+			try {
+				return await this.take();
+			} catch (error) {
+				if (!isAppError(error, "unavailable") || clock.now() >= deadline) throw error;
+				await clock.sleep(LOOK_AGAIN_MS, signal);
+			}
+		}
+		return null;
 	}
 
 	/** So many, or none. */

@@ -1,21 +1,18 @@
 import { rm } from "node:fs/promises";
-import { isAppError, messageOf } from "../../errors.ts";
+import { messageOf } from "../../errors.ts";
 import { failpoint } from "../../failpoint.ts";
 import type { ProcessSeen } from "../../platform/platform.ts";
 import type { Upstream } from "../forwarder/forwarder.ts";
-import type { RevisionObserved, RevisionPhase, RuntimeFailure } from "../runtime.ts";
+import type { RevisionObserved, RevisionPhase } from "../runtime.ts";
 import { fromWall, toWall } from "./clock.ts";
-import { failure, notListening } from "./failures.ts";
+import { failure } from "./failures.ts";
 import type { Instance } from "./instance.ts";
 import type { Ports } from "./ports.ts";
-import { listeningHost, untilReady } from "./readiness.ts";
+import { listeningHost } from "./readiness.ts";
 import type { InstanceRecord, RunRecord, SpecRecord } from "./state-file.ts";
-import { LAST_LINES, Tenure, type TenureHost } from "./tenure.ts";
+import { LAST_LINES, type Lived, Tenure, type TenureHost } from "./tenure.ts";
 import { isOver, judge, type Standing } from "./verdict.ts";
 import type { Vigil } from "./vigil.ts";
-
-/** How long to wait for a port, where none is free, before the next look. */
-const PORT_MS = 500;
 
 export type RunHost = TenureHost & {
 	readonly ports: Ports;
@@ -28,8 +25,6 @@ export type RunHost = TenureHost & {
 	/** Whether another revision has the requests. */
 	anotherServes(run: Run): boolean;
 };
-
-type Ending = { readonly exitCode: number | null; readonly late: RuntimeFailure | null; readonly upMs: number };
 
 /** One generation of one revision: keeps its programs running as the spec says, and knows how it stands with them. */
 export class Run {
@@ -206,20 +201,10 @@ export class Run {
 		}
 	}
 
-	/** Waits where none is free: another's end gives one back. Rejects where it was never ready and its time is over. */
-	async #takePort(): Promise<number | null> {
+	#takePort(): Promise<number | null> {
 		const { clock, ports } = this.#host;
-		const deadline = clock.now() + this.spec.health.timeout * 1000;
-		while (!this.#stop.signal.aborted) {
-			try {
-				return await ports.take();
-			} catch (error) {
-				if (!isAppError(error, "unavailable") || (!this.everReady && clock.now() >= deadline)) throw error;
-				this.#host.report(`${this.spec.id} waits for a port`, error);
-				await clock.sleep(PORT_MS, this.#stop.signal);
-			}
-		}
-		return null;
+		const limitMs = this.everReady ? Number.POSITIVE_INFINITY : this.spec.health.timeout * 1000;
+		return ports.takeInTime(clock, limitMs, this.#stop.signal);
 	}
 
 	async #adopt(record: InstanceRecord, processes: readonly ProcessSeen[]): Promise<Tenure | null> {
@@ -236,7 +221,7 @@ export class Run {
 	}
 
 	/** How it ended; null when the run is to stop. */
-	async #watch(tenure: Tenure): Promise<Ending | null> {
+	async #watch(tenure: Tenure): Promise<Lived | null> {
 		const { instance } = tenure;
 		if (instance === null) return { exitCode: tenure.gone, late: null, upMs: 0 };
 		const told = Promise.withResolvers<null>();
@@ -251,7 +236,7 @@ export class Run {
 		}
 	}
 
-	async #watchUntil(tenure: Tenure, instance: Instance, aborted: Promise<null>): Promise<Ending | null> {
+	async #watchUntil(tenure: Tenure, instance: Instance, aborted: Promise<null>): Promise<Lived | null> {
 		const { clock, platform, vigil } = this.#host;
 		const { startedAt } = tenure;
 		const { port } = tenure.record;
@@ -260,25 +245,8 @@ export class Run {
 		const watched = { port, startedAt, pids: () => instance.pids() };
 		// One that had stopped listening before it was adopted is not ended for it now.
 		if (!tenure.record.ready && tenure.record.lapsed !== true) {
-			const waiting = new AbortController();
-			const signal = AbortSignal.any([waiting.signal, this.#stop.signal]);
-			const { aliveMs } = this.#host.settings();
-			const readiness = untilReady(watched, health, { platform, clock, aliveMs, signal }).catch((error) => {
-				if (signal.aborted) return null;
-				throw error;
-			});
-			const first = await Promise.race([exit, readiness, aborted]);
-			waiting.abort();
-			if (first === null || "exitCode" in first) return first;
-			if (!first.ready) {
-				const lines = await tenure.lastLines(false);
-				return {
-					exitCode: null,
-					late: notListening(port, health.timeout, first.elsewhere, first.answer, lines),
-					upMs: 0,
-				};
-			}
-			tenure.record = { ...tenure.record, ready: true, host: first.host };
+			const first = await tenure.untilReady(watched, exit, aborted, this.#stop.signal);
+			if (first !== "ready") return first;
 		}
 		failpoint("companion.after_ready");
 		if (tenure.record.ready) this.#becameReady();
@@ -335,7 +303,7 @@ export class Run {
 	}
 
 	/** True: start it again. */
-	#judge({ record }: Tenure, { exitCode, late }: Ending, lastLines: readonly string[]): boolean {
+	#judge({ record }: Tenure, { exitCode, late }: Lived, lastLines: readonly string[]): boolean {
 		const { clock, settings } = this.#host;
 		const { slot, port } = record;
 		const { standing, again } = judge(

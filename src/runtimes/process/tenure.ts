@@ -1,11 +1,17 @@
 import type { ProcessSeen } from "../../platform/platform.ts";
 import type { Follower, ServiceLog } from "../output/log.ts";
+import type { RuntimeFailure } from "../runtime.ts";
 import { fromWall, toWall } from "./clock.ts";
+import { notListening } from "./failures.ts";
 import { endMarked, type Folders, Instance, type InstanceHost } from "./instance.ts";
+import { untilReady, type Watched } from "./readiness.ts";
 import type { InstanceRecord, SpecRecord } from "./state-file.ts";
 
 /** So many lines of its output say why a program failed. */
 export const LAST_LINES = 20;
+
+/** How a program ended, or that it was not ready in time. */
+export type Lived = { readonly exitCode: number | null; readonly late: RuntimeFailure | null; readonly upMs: number };
 
 export type TenureHost = InstanceHost & {
 	readonly log: ServiceLog;
@@ -78,6 +84,35 @@ export class Tenure {
 		this.startedAt = clock.now();
 		this.record = { ...this.record, pid, startTime, startedAt: toWall(clock, this.startedAt) };
 		this.#follow();
+	}
+
+	/** Resolves when it is ready, or with how it ended before; null when aborted. */
+	async untilReady(
+		watched: Watched,
+		exit: Promise<Lived>,
+		aborted: Promise<null>,
+		stop: AbortSignal,
+	): Promise<"ready" | Lived | null> {
+		const { platform, clock, settings } = this.#host;
+		const { health } = this.#spec;
+		const waiting = new AbortController();
+		const signal = AbortSignal.any([waiting.signal, stop]);
+		const readiness = untilReady(watched, health, { platform, clock, aliveMs: settings().aliveMs, signal }).catch(
+			(error) => {
+				if (signal.aborted) return null;
+				throw error;
+			},
+		);
+		const first = await Promise.race([exit, readiness, aborted]);
+		waiting.abort();
+		if (first === null || "exitCode" in first) return first;
+		if (first.ready) {
+			this.record = { ...this.record, ready: true, host: first.host };
+			return "ready";
+		}
+		const lines = await this.lastLines(false);
+		const late = notListening(watched.port, health.timeout, first.elsewhere, first.answer, lines);
+		return { exitCode: null, late, upMs: 0 };
 	}
 
 	/** `final`: its program has ended, so a line without an end counts too. */
