@@ -53,5 +53,5 @@ t.test("the contract fuzzer finds nothing on the running server", { skip }, asyn
 		`Authorization: Bearer ${server.token}`,
 	]);
 	t.comment(/\d+ generated.*/.exec(output)?.[0] ?? "no summary");
-	t.equal(code, 0, output.slice(-6000));
+	t.equal(code, 0, code === 0 ? "nothing was found" : output.slice(-6000));
 });

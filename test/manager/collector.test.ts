@@ -33,6 +33,7 @@ async function stored(core: TestCore, source: string): Promise<boolean> {
 async function updated(core: TestCore, name: string, revision: number, change: object): Promise<void> {
 	await core.manager.update(named(name), change);
 	await core.at(name, revision, "Running");
+	await core.reach(name, ({ revisions }) => revisions.length === 1, "what it replaced has ended");
 }
 
 async function logged(core: TestCore, id: string): Promise<string[]> {

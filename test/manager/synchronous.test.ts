@@ -148,7 +148,8 @@ t.test("a crash leaves nothing of what was being created, and all of what was an
 				core.life.fault = (name) => (name === point && ++calls === hit ? fault : "none");
 				const { life } = core;
 				let answered = false;
-				void core.changes.create("default", { name: "app", source }, {}, never).then(
+				const caller = new AbortController();
+				void core.changes.create("default", { name: "app", source }, {}, caller).then(
 					() => {
 						answered = true;
 					},
@@ -156,6 +157,7 @@ t.test("a crash leaves nothing of what was being created, and all of what was an
 				);
 				await Promise.race([life.died, until(() => answered, () => "it is answered")]);
 				await core.crash();
+				caller.abort();
 				if (answered) await core.at("app", 1, "Running");
 				else {
 					const revealed = async () => {
@@ -166,7 +168,6 @@ t.test("a crash leaves nothing of what was being created, and all of what was an
 					if (await revealed()) await core.at("app", 1, "Running");
 					else await nothing(core);
 				}
-				await core.close();
 			}
 	t.pass("thirty crashes");
 });
