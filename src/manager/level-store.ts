@@ -1,5 +1,6 @@
 import { AppError } from "../errors.ts";
 import type { Database, Operation } from "../leveldb/database.ts";
+import { Turns } from "../turns.ts";
 import {
 	type RevisionRecord,
 	type ServiceEvent,
@@ -32,7 +33,8 @@ type StoredSource = SourceRecord & { readonly collected?: boolean };
  */
 export class LevelServiceStore implements ServiceStore {
 	readonly #database: Database;
-	readonly #turns = new Map<string, Promise<unknown>>();
+	/** Services, and the sources that they refer to. */
+	readonly #turns = new Turns();
 
 	/** Takes the database over: disposing the store closes it. */
 	constructor(database: Database) {
@@ -64,10 +66,10 @@ export class LevelServiceStore implements ServiceStore {
 
 	async commit(commit: Commit): Promise<void> {
 		const { service, requireSource } = commit;
-		const write = () => this.#inTurn(serviceKey(service), () => this.#write(commit));
+		const write = () => this.#turns.inTurn(serviceKey(service), () => this.#write(commit));
 		// Whoever takes a reference and whoever collects the source take turns.
 		if (requireSource === undefined) return write();
-		return this.#inTurn(sourceRecordKey(service.namespace, requireSource), write);
+		return this.#turns.inTurn(sourceRecordKey(service.namespace, requireSource), write);
 	}
 
 	async #write(commit: Commit): Promise<void> {
@@ -94,12 +96,14 @@ export class LevelServiceStore implements ServiceStore {
 			const done: Remembered = { hash, serviceId: service.id, revision: service.newest, time: service.updatedAt };
 			operations.push({ put: rememberedKey(service.namespace, remember.key), value: JSON.stringify(done) });
 		}
-		await this.#database.commit([...operations, ...references(before, service)]);
+		// What makes room, or stops what runs, must be possible on a full disk.
+		const urgent = service.desired !== "running";
+		await this.#database.commit([...operations, ...references(before, service)], { urgent });
 	}
 
 	async remove(service: ServiceRecord): Promise<void> {
 		const key = serviceKey(service);
-		await this.#inTurn(key, async () => {
+		await this.#turns.inTurn(key, async () => {
 			const before = await this.#check(key, service, service.stamp);
 			const operations: Operation[] = [{ delete: key }, { delete: idKey(service.id) }];
 			for (const kind of ["revision", "event"]) {
@@ -107,7 +111,7 @@ export class LevelServiceStore implements ServiceStore {
 				for await (const [name] of this.#database.range({ gt: `${prefix}!`, lt: after(prefix) }))
 					operations.push({ delete: name });
 			}
-			await this.#database.commit([...operations, ...references(before, undefined)]);
+			await this.#database.commit([...operations, ...references(before, undefined)], { urgent: true });
 		});
 	}
 
@@ -147,7 +151,7 @@ export class LevelServiceStore implements ServiceStore {
 
 	async collectSource(namespace: string, id: string): Promise<boolean> {
 		const key = sourceRecordKey(namespace, id);
-		return this.#inTurn(key, async () => {
+		return this.#turns.inTurn(key, async () => {
 			const source = await this.#read<StoredSource>(key);
 			if (source === undefined) return false;
 			const prefix = referencePrefix(namespace, id);
@@ -186,19 +190,6 @@ export class LevelServiceStore implements ServiceStore {
 	async #read<T>(key: string): Promise<T | undefined> {
 		const value = await this.#database.get(key);
 		return value === undefined ? undefined : JSON.parse(value);
-	}
-
-	/** Runs one action at a time for each key. */
-	async #inTurn<T>(key: string, action: () => Promise<T>): Promise<T> {
-		const previous = this.#turns.get(key) ?? Promise.resolve();
-		const turn = previous.then(action, action);
-		const settled = turn.catch(() => undefined);
-		this.#turns.set(key, settled);
-		try {
-			return await turn;
-		} finally {
-			if (this.#turns.get(key) === settled) this.#turns.delete(key);
-		}
 	}
 }
 

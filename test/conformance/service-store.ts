@@ -98,7 +98,7 @@ export function serviceStoreSuite(t: Test, name: string, open: () => Promise<Ope
 	test("a source is required in the commit that uses it", async (t, { store }) => {
 		const draft = Draft.create({ id: "x", namespace: "default", name: "x", version: "latest", metadata: {} }, NOW);
 		draft.add(WISH, null);
-		draft.require("s-1");
+		draft.require("source://s-1");
 		await t.rejects(store.commit(draft.commit()), { code: "not_found", field: "source" });
 		t.equal(await store.getById("x"), undefined);
 		const source = { namespace: "other", id: "s-1", sha256: "0".repeat(64), size: 1, createdAt: NOW };

@@ -96,7 +96,14 @@ export class TestApp {
 		const down = new AbortController();
 		const holder: { app?: TestApp } = {};
 		const app = await buildApp({
-			...{ manager: core.manager, changes: core.changes, follow: core.follow, remotes: core.remotes, tokens, contract: loadContract() },
+			...{
+				manager: core.manager,
+				changes: core.changes,
+				follow: core.follow,
+				remotes: core.remotes,
+				tokens,
+				contract: loadContract(),
+			},
 			facts: {
 				version: "0",
 				builders: [core.builder],

@@ -108,11 +108,18 @@ t.test("builds beyond the last five go, with their logs; what they made is 410 a
 	const core = await TestCore.open(t);
 	await core.create("app", "1");
 	const { id } = await core.at("app", 1, "Running");
-	for (let number = 2; number <= 8; number++) await updated(core, "app", number, { source: await core.upload(`${number}`) });
+	for (let number = 2; number <= 8; number++)
+		await updated(core, "app", number, { source: await core.upload(`${number}`) });
 	t.same(await core.collector.collect(never), { sources: 0, builds: 3 });
 	const builds = async () => (await core.blobKeys()).filter((key) => key.includes("/build/")).sort();
-	t.same(await builds(), [4, 5, 6, 7, 8].map((number) => `default/build/${id}/${number}`));
-	t.same(await logged(core, id), [4, 5, 6, 7, 8].map((number) => `${number}.ndjson`));
+	t.same(
+		await builds(),
+		[4, 5, 6, 7, 8].map((number) => `default/build/${id}/${number}`),
+	);
+	t.same(
+		await logged(core, id),
+		[4, 5, 6, 7, 8].map((number) => `${number}.ndjson`),
+	);
 	t.same(await core.collector.collect(never), { sources: 0, builds: 0 }, "once");
 	await t.rejects(core.manager.build(named("app"), 3), { code: "gone" });
 	await core.manager.rollback(named("app"), 4);
@@ -121,39 +128,50 @@ t.test("builds beyond the last five go, with their logs; what they made is 410 a
 	for (let number = 10; number <= 14; number++)
 		await updated(core, "app", number, { source: await core.upload(`${number}`) });
 	await core.collector.collect(never);
-	t.same(await builds(), [10, 11, 12, 13, 14].map((number) => `default/build/${id}/${number}`));
+	t.same(
+		await builds(),
+		[10, 11, 12, 13, 14].map((number) => `default/build/${id}/${number}`),
+	);
 	await core.crash();
 	t.equal((await builds()).length, 5, "the sweep agrees");
 });
 
-t.test("kept besides the last five: the live build, one that many revisions share, and what is on its way", async (t) => {
-	const core = await TestCore.open(t, { keepBuilds: 2 });
-	const gate = Promise.withResolvers<void>();
-	await core.create("app", "1");
-	const { id } = await core.at("app", 1, "Running");
-	await updated(core, "app", 2, { source: await core.upload("2") });
-	for (let number = 3; number <= 8; number++) await updated(core, "app", number, { env: { N: `${number}` } });
-	const builds = async () => (await core.blobKeys()).filter((key) => key.includes("/build/")).map((key) => Number(key.split("/").at(-1)));
-	await core.collector.collect(never);
-	t.same((await builds()).sort(), [1, 2], "seven revisions that share a build are one build");
-	await core.manager.rollback(named("app"), 1);
-	await core.at("app", 9, "Running");
-	core.runtime.outcome = () => ({ kind: "hang" });
-	for (let number = 10; number <= 13; number++) {
-		await core.manager.update(named("app"), { source: await core.upload(`${number}`) });
-		await core.at("app", number, "Starting");
-	}
-	await core.collector.collect(never);
-	t.same((await builds()).sort((a, b) => a - b), [1, 12, 13], "the live one's, and the last two");
-	core.builder.gate = () => gate.promise;
-	await core.manager.update(named("app"), { source: await core.upload("14") });
-	await core.at("app", 14, "Building");
-	await core.collector.collect(never);
-	gate.resolve();
-	core.runtime.outcome = () => ({ kind: "ready" });
-	await core.at("app", 14, "Running");
-	t.equal((await core.manager.get(named("app"))).id, id);
-});
+t.test(
+	"kept besides the last five: the live build, one that many revisions share, and what is on its way",
+	async (t) => {
+		const core = await TestCore.open(t, { keepBuilds: 2 });
+		const gate = Promise.withResolvers<void>();
+		await core.create("app", "1");
+		const { id } = await core.at("app", 1, "Running");
+		await updated(core, "app", 2, { source: await core.upload("2") });
+		for (let number = 3; number <= 8; number++) await updated(core, "app", number, { env: { N: `${number}` } });
+		const builds = async () =>
+			(await core.blobKeys()).filter((key) => key.includes("/build/")).map((key) => Number(key.split("/").at(-1)));
+		await core.collector.collect(never);
+		t.same((await builds()).sort(), [1, 2], "seven revisions that share a build are one build");
+		await core.manager.rollback(named("app"), 1);
+		await core.at("app", 9, "Running");
+		core.runtime.outcome = () => ({ kind: "hang" });
+		for (let number = 10; number <= 13; number++) {
+			await core.manager.update(named("app"), { source: await core.upload(`${number}`) });
+			await core.at("app", number, "Starting");
+		}
+		await core.collector.collect(never);
+		t.same(
+			(await builds()).sort((a, b) => a - b),
+			[1, 12, 13],
+			"the live one's, and the last two",
+		);
+		core.builder.gate = () => gate.promise;
+		await core.manager.update(named("app"), { source: await core.upload("14") });
+		await core.at("app", 14, "Building");
+		await core.collector.collect(never);
+		gate.resolve();
+		core.runtime.outcome = () => ({ kind: "ready" });
+		await core.at("app", 14, "Running");
+		t.equal((await core.manager.get(named("app"))).id, id);
+	},
+);
 
 t.test("a build that is shared past the oldest revision that is kept survives the sweep", async (t) => {
 	const core = await TestCore.open(t);
@@ -168,7 +186,11 @@ t.test("a build that is shared past the oldest revision that is kept survives th
 	await core.crash();
 	t.ok((await core.blobKeys()).includes(`default/build/${id}/1`));
 	await core.manager.restart(named("app"));
-	await core.reach("app", (service) => revisionOf(service, 2)?.generation === 2 && revisionOf(service, 2)?.status === "Running", "runs anew");
+	await core.reach(
+		"app",
+		(service) => revisionOf(service, 2)?.generation === 2 && revisionOf(service, 2)?.status === "Running",
+		"runs anew",
+	);
 });
 
 t.test("a crash between mark and delete is made good, of sources, builds and logs", async (t) => {
@@ -288,7 +310,8 @@ t.test("create against collection", { timeout: 600_000 }, async (t: Test) => {
 			const id = sourceId(source);
 			const there = (await core.store.getSource("default", id)) !== undefined;
 			await core.blobs.in("default").stat(sourceKey(id), never);
-			if (!there || status === undefined || status === "Error") throw new Error(`SEED=${SEED} ${name}: ${JSON.stringify(service)}`);
+			if (!there || status === undefined || status === "Error")
+				throw new Error(`SEED=${SEED} ${name}: ${JSON.stringify(service)}`);
 			await delay(30);
 		}
 		await core.manager.remove(named(name));
@@ -345,7 +368,8 @@ t.test("rollback against collection", { timeout: 600_000 }, async (t: Test) => {
 			// An Error would be there instead, and this wait would say so.
 			const service = await core.at(name, ++newest, "Running");
 			const build = revisionOf(service, newest)?.build;
-			if (build === null || build === undefined || build.collected === true) throw new Error(`SEED=${SEED}: ${name} runs what is collected`);
+			if (build === null || build === undefined || build.collected === true)
+				throw new Error(`SEED=${SEED}: ${name} runs what is collected`);
 			await core.blobs.in("default").stat(`build/${service.id}/${build.revision}`, never);
 		}
 	};

@@ -118,7 +118,7 @@ t.test("metadata alone makes no revision and restarts nothing", async (t) => {
 
 t.test("put creates, and then updates; without a source it cannot create", async (t) => {
 	const core = await TestCore.open(t);
-	await t.rejects(core.manager.put(named("ci"), { env: { A: "1" } }), { code: "invalid_argument", field: "source" });
+	await t.rejects(core.manager.put(named("ci"), { env: { A: "1" } }), { code: "not_found", field: "source" });
 	const source = await core.upload("ci");
 	t.equal((await core.manager.put(named("ci"), { source, env: { A: "1", B: null } })).service.newest, 1);
 	await core.at("ci", 1, "Running");

@@ -87,7 +87,9 @@ t.test("a create is answered when it runs; until then nobody sees it, and its na
 
 t.test("what does not build or start is in the answer, and nothing of it is left", async (t) => {
 	const { core, launcher } = await open(t);
-	const build = await failed(core.changes.create("default", { name: "app", source: await core.upload("!no") }, {}, never));
+	const build = await failed(
+		core.changes.create("default", { name: "app", source: await core.upload("!no") }, {}, never),
+	);
 	t.match(build, { code: "build_failed", error: { code: "build_failed", phase: "build", exitCode: 1 } });
 	t.same(build.error.diagnostics, [{ file: "main.fake", line: 1, column: 1, message: "no" }]);
 	t.same(await remains(core), [], "already when it is answered");
@@ -96,9 +98,7 @@ t.test("what does not build or start is in the answer, and nothing of it is left
 	const start = await failed(core.changes.create("default", { name: "app", source }, {}, never));
 	t.match(start.error, { code: "exited", phase: "start", exitCode: 3, lastLines: ["boom"] });
 	t.same(await remains(core), []);
-	const empty = await failed(
-		core.changes.create("default", { name: "app", source, entrypoint: "nowhere" }, {}, never),
-	);
+	const empty = await failed(core.changes.create("default", { name: "app", source, entrypoint: "nowhere" }, {}, never));
 	t.match(empty.error, { code: "source_invalid", message: /main\.fake/ });
 	t.same(await remains(core), []);
 	core.runtime.outcome = () => ({ kind: "ready" });
@@ -116,7 +116,10 @@ t.test("a caller that goes away leaves nothing, whatever was being done", async 
 		const caller = new AbortController();
 		const creating = core.changes.create("default", { name: "app", source }, {}, caller);
 		await until(
-			() => (where === "preparing" ? launcher.active.length > 0 : core.runtime.calls.some((call) => call.startsWith("apply"))),
+			() =>
+				where === "preparing"
+					? launcher.active.length > 0
+					: core.runtime.calls.some((call) => call.startsWith("apply")),
 			() => where,
 		);
 		caller.abort();
@@ -142,7 +145,7 @@ t.test("a crash leaves nothing of what was being created, and all of what was an
 	for (const point of ["store.commit", "runtime.apply", "runtime.observe"] as const)
 		for (const fault of ["die_before", "die_after"] as const)
 			for (const hit of [1, 2, 3, 4, 5]) {
-				const { core } = await open(t);
+				const { core } = await open(t, { synchronousTimeoutMs: 3000 });
 				const source = await core.upload("x");
 				let calls = 0;
 				core.life.fault = (name) => (name === point && ++calls === hit ? fault : "none");
@@ -155,7 +158,13 @@ t.test("a crash leaves nothing of what was being created, and all of what was an
 					},
 					() => undefined,
 				);
-				await Promise.race([life.died, until(() => answered, () => "it is answered")]);
+				await Promise.race([
+					life.died,
+					until(
+						() => answered,
+						() => "it is answered",
+					),
+				]);
 				await core.crash();
 				caller.abort();
 				if (answered) await core.at("app", 1, "Running");
