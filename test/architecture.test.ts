@@ -45,7 +45,7 @@ const RULES: readonly {
 	{
 		room: "src/routes",
 		may: ["src/contract", "src/manager", "src/accounts/tokens.ts", "src/blob/store.ts"],
-		packages: ["fastify", "@fastify/multipart"],
+		packages: ["fastify", "@fastify/multipart", "@fastify/swagger", "@fastify/swagger-ui"],
 	},
 	{ room: "clients/cli", may: [], packages: ["commander", "ignore", "openapi-fetch", "tar-stream", "undici"] },
 ];

@@ -173,6 +173,105 @@ export function serviceStoreSuite(t: Test, name: string, open: () => Promise<Ope
 		await t.rejects(store.remove(service), { code: "conflict" }, "the old one cannot take the new one along");
 	});
 
+	const sourceOf = (id: string, namespace = "default") => ({
+		...{ namespace, id, sha256: "0".repeat(64), size: 1, createdAt: NOW },
+	});
+
+	/** A service with this source as its only revision's. */
+	const using = async (store: ServiceStore, name: string, source: string): Promise<ServiceRecord> => {
+		const draft = Draft.create({ id: `id-${++ids}`, namespace: "default", name, version: "latest", metadata: {} }, NOW);
+		draft.add({ ...WISH, source: `source://${source}` }, null);
+		draft.require(`source://${source}`);
+		const commit = draft.commit();
+		await store.commit(commit);
+		return commit.service;
+	};
+
+	test("sources are listed with their mark, of every namespace, after a restart too", async (t, opened) => {
+		await opened.store.putSource(sourceOf("s-1"));
+		await opened.store.putSource(sourceOf("s-1", "other"));
+		await opened.store.putSource(sourceOf("s-10"));
+		t.equal(await opened.store.collectSource("default", "s-1"), true);
+		t.equal(await opened.store.collectSource("default", "s-1"), true, "once more, for who made half of it");
+		t.equal(await opened.store.collectSource("default", "nobody"), false);
+		const again = await opened.reopen();
+		const all = await collect(again.store.sources());
+		t.same(all.map(({ namespace, id, collected }) => [namespace, id, collected]).sort(), [
+			["default", "s-1", true],
+			["default", "s-10", false],
+			["other", "s-1", false],
+		]);
+		t.equal(await again.store.getSource("default", "s-1"), undefined, "a marked one is not there");
+		t.same(await again.store.getSource("other", "s-1"), sourceOf("s-1", "other"));
+		await t.rejects(using(again.store, "late", "s-1"), { code: "not_found", field: "source" });
+		await again.store.forgetSource("default", "s-1");
+		await again.store.forgetSource("default", "s-1");
+		t.equal((await collect(again.store.sources())).length, 2);
+		await again.close();
+	});
+
+	test("a source is not collected while a service refers to it", async (t, { store }) => {
+		for (const id of ["s-1", "s-2", "s-10"]) await store.putSource(sourceOf(id));
+		const one = await using(store, "one", "s-1");
+		const two = await using(store, "two", "s-1");
+		t.equal(await store.collectSource("default", "s-1"), false);
+		t.equal(await store.collectSource("default", "s-10"), true, "a longer name is another source");
+		await store.remove(one);
+		t.equal(await store.collectSource("default", "s-1"), false, "the other one has it still");
+		const draft = Draft.of(two, NOW).move(1, "Error", revisionError("superseded", "pending", "newer"));
+		draft.add({ ...WISH, source: "source://s-2" }, null);
+		draft.require("source://s-2");
+		const { service } = await store.commit(draft.commit()).then(() => draft);
+		t.equal(await store.collectSource("default", "s-2"), false);
+		t.equal(await store.collectSource("default", "s-1"), true, "nobody has it any more");
+		await store.remove(service);
+		t.equal(await store.collectSource("default", "s-2"), true);
+	});
+
+	test("who uses a source and who collects it: one of them, five hundred times", async (t, { store }) => {
+		const count = { used: 0, collected: 0 };
+		for (let index = 0; index < 500; index++) {
+			const id = `race-${index}`;
+			await store.putSource(sourceOf(id));
+			const use = () =>
+				using(store, `race-${index}`, id).then(
+					() => true,
+					(error: unknown) => !isAppError(error, "not_found"),
+				);
+			const take = () => store.collectSource("default", id);
+			const [first, second] = index % 2 === 0 ? [use, take] : [take, use];
+			const results = await Promise.all([first(), second()]);
+			if (results[0] === results[1]) t.fail(`${id}: ${results}`);
+			count[results[index % 2] ? "used" : "collected"]++;
+		}
+		t.equal(count.used + count.collected, 500);
+		t.ok(count.used > 0 && count.collected > 0, JSON.stringify(count));
+	});
+
+	test("idempotency keys are kept with their commit, in their namespace, until their time", async (t, opened) => {
+		const { store } = opened;
+		const draft = Draft.create({ id: "k1", namespace: "default", name: "k1", version: "latest", metadata: {} }, NOW);
+		draft.add(WISH, null);
+		draft.remember({ key: "a key/with!signs", hash: "h" });
+		await store.commit(draft.commit());
+		const done = { hash: "h", serviceId: "k1", revision: 1, time: NOW };
+		t.same(await store.recall("default", "a key/with!signs"), done);
+		t.equal(await store.recall("other", "a key/with!signs"), undefined);
+		t.equal(await store.recall("default", "a key"), undefined);
+		const refused = Draft.create({ id: "k2", namespace: "default", name: "k1", version: "latest", metadata: {} }, NOW);
+		refused.add(WISH, null);
+		refused.remember({ key: "refused", hash: "h" });
+		await t.rejects(store.commit(refused.commit()), { code: "conflict" });
+		t.equal(await store.recall("default", "refused"), undefined, "what was not made is not remembered");
+		await store.forgetKeys(NOW);
+		t.same(await store.recall("default", "a key/with!signs"), done, "its own time is not past");
+		const again = await opened.reopen();
+		t.same(await again.store.recall("default", "a key/with!signs"), done);
+		await again.store.forgetKeys(new Date(Date.parse(NOW) + 1).toISOString());
+		t.equal(await again.store.recall("default", "a key/with!signs"), undefined);
+		await again.close();
+	});
+
 	test("a closed store refuses", async (t, { store }) => {
 		const service = await add(store, "default", "hello");
 		await store[Symbol.asyncDispose]();

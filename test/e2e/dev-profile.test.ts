@@ -110,7 +110,10 @@ t.test("each kind of program runs, is answered when it does, and ends", async (t
 		};
 		const service = await make(api, "deps", files);
 		t.equal(await replies(service), "from a dependency");
-		t.notOk(existsSync(path.join(server.dataDir, "directories", service.id, "1", "installed")), "no install script ran");
+		t.notOk(
+			existsSync(path.join(server.dataDir, "directories", service.id, "1", "installed")),
+			"no install script ran",
+		);
 	});
 	await t.test("Python", { skip: has("python3") ? false : "python3 is missing" }, async (t) => {
 		t.equal(await replies(await make(api, "python", { "main.py": PYTHON }, arrays)), "python a,b");
@@ -132,7 +135,10 @@ t.test("a compile error and a start error are the answer, and nothing is left", 
 	const server = await start(t, [], { RUNTIME_BUILD_SECRET: TOKEN });
 	const { api } = server;
 	const good = 'package main\n\nimport "os"\n\nfunc main() {\n\tprintln("last words")\n\tos.Exit(3)\n}\n';
-	const bad = await api.uploadFiles({ "go.mod": "module x\n\ngo 1.21\n", "main.go": good.replace("os.Exit(3)", "os.Exit(nowhere)") });
+	const bad = await api.uploadFiles({
+		"go.mod": "module x\n\ngo 1.21\n",
+		"main.go": good.replace("os.Exit(3)", "os.Exit(nowhere)"),
+	});
 	const compile = await api.call("POST", "/services", { name: "app", source: bad });
 	t.match(compile, { status: 422, body: { code: "build_failed", error: { code: "build_failed", phase: "build" } } });
 	const { error } = compile.body as { error: { diagnostics: unknown[] } };
@@ -140,21 +146,31 @@ t.test("a compile error and a start error are the answer, and nothing is left", 
 	await nothing(server);
 	const source = await api.uploadFiles({ "go.mod": "module x\n\ngo 1.21\n", "main.go": good });
 	const exits = await api.call("POST", "/services", { name: "app", source });
-	t.match(exits, { status: 422, body: { error: { code: "exited", phase: "start", exitCode: 3, lastLines: [/last words/] } } });
+	t.match(exits, {
+		status: 422,
+		body: { error: { code: "exited", phase: "start", exitCode: 3, lastLines: [/last words/] } },
+	});
 	await nothing(server);
 	const none = await api.call("POST", "/services", { name: "app", source: await api.uploadFiles({ "x.txt": "x" }) });
 	t.match(none, { status: 422, body: { error: { code: "source_invalid", message: /go\.mod|main\.py|Procfile/ } } });
 	t.same(await list(api), []);
 	await nothing(server);
-	t.equal((await api.call("POST", "/services", { name: "app", source: await api.uploadFolder(PROBE) })).status, 201, "the name is free");
+	t.equal(
+		(await api.call("POST", "/services", { name: "app", source: await api.uploadFolder(PROBE) })).status,
+		201,
+		"the name is free",
+	);
 });
 
-const HANG = 'package main\n\nfunc main() { select {} }\n';
+const HANG = "package main\n\nfunc main() { select {} }\n";
 
 t.test("until it runs nobody sees it; a client that leaves and a time limit leave nothing", async (t) => {
 	const server = await start(t, ["--synchronous-timeout", "4"]);
 	const { api } = server;
-	const source = await api.uploadFiles({ "go.mod": "module x\n\ngo 1.21\n", "main.go": HANG.replace("select {}", "for {}") });
+	const source = await api.uploadFiles({
+		"go.mod": "module x\n\ngo 1.21\n",
+		"main.go": HANG.replace("select {}", "for {}"),
+	});
 	const client = new AbortController();
 	const create = (signal: AbortSignal) =>
 		fetch(`${server.url}/services`, {
@@ -184,7 +200,10 @@ t.test("updates: a failure is an answer and the old goes on; a deleted folder is
 	const { api } = server;
 	const source = await api.uploadFolder(PROBE);
 	t.equal((await api.call("POST", "/services", { name: "app", source, env: { GREETING: "one" } })).status, 201);
-	const bad = await api.uploadFiles({ "go.mod": "module x\n\ngo 1.21\n", "main.go": "package main\n\nfunc main() { x }\n" });
+	const bad = await api.uploadFiles({
+		"go.mod": "module x\n\ngo 1.21\n",
+		"main.go": "package main\n\nfunc main() { x }\n",
+	});
 	const failed = await api.call("PATCH", "/services/app/latest", { source: bad });
 	t.match(failed, { status: 422, body: { error: { code: "build_failed" } } });
 	t.match(await api.get("app"), { status: "Running", revision: 1, target: { revision: 2, status: "Error" } });

@@ -2,7 +2,7 @@ import type { FastifyInstance, InjectOptions } from "fastify";
 import { pino } from "pino";
 import { LevelTokenStore } from "../../src/accounts/level-tokens.ts";
 import { newToken } from "../../src/accounts/tokens.ts";
-import { buildApp } from "../../src/app.ts";
+import { type AppDeps, buildApp } from "../../src/app.ts";
 import { type Contract, loadContract } from "../../src/contract/document.ts";
 import { Validation } from "../../src/contract/validation.ts";
 import type { TestCore } from "./core.ts";
@@ -87,7 +87,11 @@ export class TestApp {
 		this.down = down;
 	}
 
-	static async open(t: Teardown, core: TestCore, options: { heartbeatMs?: number } = {}): Promise<TestApp> {
+	static async open(
+		t: Teardown,
+		core: TestCore,
+		options: Pick<AppDeps, "heartbeatMs" | "uploads"> = {},
+	): Promise<TestApp> {
 		const tokens = new LevelTokenStore(core.database);
 		const admin = newToken({ name: "admin", namespace: "default", administrator: true }, new Date());
 		const tenant = newToken({ name: "tenant", namespace: "tenant", administrator: false }, new Date());

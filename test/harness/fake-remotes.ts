@@ -16,7 +16,8 @@ export class FakeRemotes implements RemoteSources {
 	async pin(text: string): Promise<PinnedSource> {
 		this.asked.push(text);
 		if (this.refusal !== null) throw this.refusal;
-		if (!text.includes("/")) throw new AppError("invalid_argument", "this is no remote", { field: "source" });
+		if (!/^(https:\/\/)?[\w-]+(\.[\w-]+)+\//.test(text))
+			throw new AppError("invalid_argument", "this is no remote", { field: "source" });
 		const [repository = "", ref = "main"] = text.split("@");
 		const url = `https://${repository}`;
 		return { source: `${url}@${COMMIT}`, url, folder: ".", ref, commit: COMMIT };

@@ -179,7 +179,8 @@ t.test("names, queries and headers that are wrong are refused by name", async (t
 t.test("every operation but the open ones asks for a token, and a tenant stays in its namespace", async (t) => {
 	const { app, core } = await open(t);
 	for (const operation of loadContract().operations) {
-		const url = operation.path.replace("{name}", "app").replace("{version}", "latest");
+		const path = operation.path.replace("{name}", "app").replace("{version}", "latest");
+		const url = operation.id === "resolveRemote" ? `${path}?source=example.com/a/b` : path;
 		for (const authorization of [
 			"",
 			"Bearer",
