@@ -10,8 +10,10 @@ import type { TokenStore } from "./accounts/tokens.ts";
 import { bindContract } from "./contract/bind.ts";
 import type { Contract } from "./contract/document.ts";
 import { AppError } from "./errors.ts";
+import type { Changes } from "./manager/changes.ts";
 import type { Follow } from "./manager/follow.ts";
-import type { Changes, Manager } from "./manager/manager.ts";
+import type { Manager } from "./manager/manager.ts";
+import type { Queries } from "./manager/queries.ts";
 import type { RemoteSources } from "./manager/remote-sources.ts";
 import { buildHandlers } from "./routes/builds.ts";
 import { authorizer } from "./routes/caller.ts";
@@ -27,6 +29,7 @@ export type AppDeps = {
 	readonly contract: Contract;
 	readonly manager: Manager;
 	readonly changes: Changes;
+	readonly queries: Queries;
 	readonly remotes: RemoteSources;
 	readonly follow: Follow;
 	readonly tokens: TokenStore;
@@ -108,9 +111,9 @@ export async function buildApp(deps: AppDeps): Promise<FastifyInstance> {
 	});
 	const handlers = {
 		uploadSource: uploadSource(deps.manager, { ...(deps.uploads ?? UPLOADS), maxBytes: deps.facts.maxSourceBytes }),
-		...serviceHandlers(deps.manager, deps.changes),
-		...streamHandlers(deps.manager, deps.follow, { down: deps.down, heartbeatMs: deps.heartbeatMs ?? HEARTBEAT_MS }),
-		...buildHandlers(deps.manager),
+		...serviceHandlers(deps.manager, deps.changes, deps.queries),
+		...streamHandlers(deps.queries, deps.follow, { down: deps.down, heartbeatMs: deps.heartbeatMs ?? HEARTBEAT_MS }),
+		...buildHandlers(deps.queries),
 		resolveRemote: resolveRemote(deps.remotes),
 		...serverHandlers(deps.contract, deps.facts),
 	};

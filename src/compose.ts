@@ -109,7 +109,7 @@ async function assemble(config: Config, log: Logger, opened: AsyncDisposable[]):
 	const gitSources = new GitSources(remotes, hosts);
 	const limits = { bytes: config.maxUnpackedBytes, entries: config.maxSourceFiles };
 	const now = () => new Date();
-	const { manager, changes, driver, follow, collector } = createCore(
+	const { manager, changes, queries, driver, follow, collector } = createCore(
 		{
 			...{ store, blobs, flow, runtime, buildLogs, log, now },
 			remotes: gitSources,
@@ -151,7 +151,7 @@ async function assemble(config: Config, log: Logger, opened: AsyncDisposable[]):
 	const deadline = new AbortController();
 	let ready = false;
 	const app = await buildApp({
-		...{ manager, changes, follow, tokens, remotes: gitSources, logger: log },
+		...{ manager, changes, queries, follow, tokens, remotes: gitSources, logger: log },
 		contract: loadContract(),
 		facts: {
 			version: await packageVersion(),

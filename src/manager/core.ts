@@ -7,13 +7,15 @@ import type { BuildLogs } from "./build-log.ts";
 import { BuildMaker } from "./build-maker.ts";
 import { Builds } from "./builds.ts";
 import { Bulletin } from "./bulletin.ts";
+import { type Changes, Replays } from "./changes.ts";
 import { Collector, type CollectorSettings } from "./collector.ts";
 import { DEFAULT_RETRY, Driver, type RetryTimes } from "./driver.ts";
 import { Editor } from "./editor.ts";
 import { FolderMaker } from "./folder-maker.ts";
 import { Follow } from "./follow.ts";
 import type { Logger } from "./logger.ts";
-import { type Changes, Manager } from "./manager.ts";
+import { Manager } from "./manager.ts";
+import { Queries } from "./queries.ts";
 import { isUploaded, type RemoteSources } from "./remote-sources.ts";
 import type { ServiceStore } from "./store.ts";
 import { Synchronous } from "./synchronous.ts";
@@ -52,6 +54,7 @@ export type CoreSettings = CollectorSettings & {
 /** The manager and what works for it, put together from ports: the same in the server and in tests. */
 export type Core = {
 	readonly manager: Manager;
+	readonly queries: Queries;
 	/** How changes are made: as the manager does, or answered when they are settled. */
 	readonly changes: Changes;
 	readonly driver: Driver;
@@ -81,10 +84,12 @@ export function createCore(ports: Ports, settings: CoreSettings): Core {
 		retryMs: settings.retryMs ?? DEFAULT_RETRY,
 	});
 	const trust = new TrustDomain(store, runtime.trust);
-	const manager = new Manager({ store, editor, driver, blobs, newId, trust, remotes });
+	const queries = new Queries(store, blobs);
+	const replays = new Replays(store, now);
+	const manager = new Manager({ store, queries, replays, editor, driver, blobs, newId, trust, remotes });
 	const timeoutMs = settings.synchronousTimeoutMs;
 	return {
-		...{ driver, manager },
+		...{ driver, manager, queries },
 		changes: directories === null ? manager : new Synchronous({ manager, store, bulletin, timeoutMs }),
 		collector: new Collector({ store, editor, blobs, directories, buildLogs, now }, settings),
 		follow: new Follow({ store, bulletin, runtime, buildLogs }),

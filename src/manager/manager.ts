@@ -1,25 +1,23 @@
 import type { Blobs } from "../blob/blobs.ts";
-import type { BlobInfo, ByteRange, Call } from "../blob/store.ts";
+import type { Call } from "../blob/store.ts";
 import { AppError, isAppError } from "../errors.ts";
 import { failpoint } from "../failpoint.ts";
+import type { Changed, ChangeOptions, Changes, Replays } from "./changes.ts";
 import { Draft } from "./draft.ts";
 import type { Driver } from "./driver.ts";
 import type { Editor } from "./editor.ts";
 import {
-	type BuildRecord,
-	buildKey,
-	KEY_KEPT_MS,
 	type RevisionRecord,
 	revisionError,
-	revisionOf,
 	type ServiceName,
 	type ServiceRecord,
 	type SourceRecord,
 	sourceKey,
 } from "./model.ts";
-import { isWatched } from "./reconcile.ts";
+import type { Queries } from "./queries.ts";
 import { isUploaded, type RemoteSources } from "./remote-sources.ts";
 import {
+	begin,
 	discard,
 	exists,
 	halt,
@@ -30,12 +28,14 @@ import {
 	refuseWhileStopping,
 	supersede,
 } from "./rules.ts";
-import type { ServiceFilter, ServiceStore } from "./store.ts";
+import type { ServiceStore } from "./store.ts";
 import type { TrustDomain } from "./trust-domain.ts";
 import { type CreateRequest, changedWish, changesRevision, merged, newWish, type UpdateRequest } from "./wish.ts";
 
 export type ManagerDeps = {
 	readonly store: ServiceStore;
+	readonly queries: Queries;
+	readonly replays: Replays;
 	readonly editor: Editor;
 	readonly driver: Driver;
 	readonly blobs: Blobs;
@@ -47,37 +47,6 @@ export type ManagerDeps = {
 
 /** The call of somebody who does not go away. */
 const AT_LEISURE: Call = { signal: new AbortController().signal };
-
-/** How a change may be made. */
-export type ChangeOptions = {
-	/** Throws where the service is not in the state that the caller knows. */
-	readonly guard?: (service: ServiceRecord) => void;
-	/** The same key with the same hash, within a day, makes nothing new: it answers what the first one made. */
-	readonly once?: { readonly key: string; readonly hash: string };
-	/** For a create: nobody sees the service before it is revealed. */
-	readonly hidden?: boolean;
-};
-
-/** The changes that make revisions: as they are made here, or answered when they are settled (see synchronous.ts). */
-export interface Changes {
-	create(namespace: string, request: CreateRequest, options: ChangeOptions, call: Call): Promise<Changed>;
-	put(name: ServiceName, request: UpdateRequest, options: ChangeOptions, call: Call): Promise<Changed>;
-	update(name: ServiceName, request: UpdateRequest, options: ChangeOptions, call: Call): Promise<Changed>;
-	rollback(name: ServiceName, revision: number, options: ChangeOptions, call: Call): Promise<Changed>;
-}
-
-/** A service after a change. `revised`: it has a new revision. `replayed`: the change had been made before. */
-export type Changed = {
-	readonly service: ServiceRecord;
-	/** The newest revision when it was made. */
-	readonly revision: number;
-	readonly revised: boolean;
-	readonly replayed: boolean;
-	/** The new revision runs already, or has ended well. */
-	readonly settled?: boolean;
-};
-
-export type Page = { readonly services: readonly ServiceRecord[]; readonly next: ServiceName | null };
 
 /**
  * What can be asked of services. Each verb records what is wanted and answers when that is durable; the driver then makes
@@ -118,7 +87,7 @@ export class Manager implements Changes {
 		const { once, hidden = false } = options;
 		const { name, version = "latest" } = request;
 		newWish(request);
-		const before = await this.#recalled(namespace, once);
+		const before = await this.#deps.replays.recalled(namespace, once);
 		if (before !== undefined) return before;
 		const existing = await this.#deps.store.get({ namespace, name, version });
 		if (existing !== undefined) throw exists(existing);
@@ -142,7 +111,7 @@ export class Manager implements Changes {
 		failpoint("manager.after_pending");
 		if (service === undefined) {
 			// Somebody was faster; it may have been this very request, sent twice.
-			const twin = await this.#recalled(namespace, once);
+			const twin = await this.#deps.replays.recalled(namespace, once);
 			if (twin !== undefined) return twin;
 			throw exists({ name, version });
 		}
@@ -156,7 +125,7 @@ export class Manager implements Changes {
 		options: ChangeOptions = {},
 		call: Call = AT_LEISURE,
 	): Promise<Changed> {
-		const before = await this.#recalled(name.namespace, options.once, changesRevision(request));
+		const before = await this.#deps.replays.recalled(name.namespace, options.once, changesRevision(request));
 		if (before !== undefined) return before;
 		const existing = await this.#deps.store.get(name);
 		if (existing !== undefined) return this.update(name, request, options, call);
@@ -200,10 +169,10 @@ export class Manager implements Changes {
 		call: Call = AT_LEISURE,
 	): Promise<Changed> {
 		const revised = changesRevision(asked);
-		const before = await this.#recalled(name.namespace, options.once, revised);
+		const before = await this.#deps.replays.recalled(name.namespace, options.once, revised);
 		if (before !== undefined) return before;
 		// Nothing is asked of a remote for a service that is not there.
-		if (asked.source !== undefined) await this.get(name);
+		if (asked.source !== undefined) await this.#deps.queries.get(name);
 		const request = await this.#locate(asked, call);
 		return this.#revise(name, options, revised, async (draft) => {
 			const { service } = draft;
@@ -221,10 +190,8 @@ export class Manager implements Changes {
 	/** A new revision with an old one's build, arguments and environment; nothing is built. Rejects with `gone` where the build is no longer kept. */
 	async rollback(name: ServiceName, revision: number, options: ChangeOptions = {}): Promise<Changed> {
 		return this.#revise(name, options, true, async (draft) => {
-			const { source, entrypoint, args, env, health, restart, instances, build, launch } = await this.#revision(
-				draft.service,
-				revision,
-			);
+			const { source, entrypoint, args, env, health, restart, instances, build, launch } =
+				await this.#deps.queries.revision(draft.service, revision);
 			if (build === null && launch === null)
 				throw new AppError("conflict", `revision ${revision} was never built`, {
 					field: "revision",
@@ -291,12 +258,12 @@ export class Manager implements Changes {
 
 	/** Starts the live revision again, or the newest that was built. Nothing to do where it runs. */
 	async start(name: ServiceName): Promise<ServiceRecord> {
-		return this.#change(name, async (draft) => this.#begin(draft, false));
+		return this.#change(name, (draft) => begin(draft, false));
 	}
 
 	/** Runs the live revision anew; what serves goes on until the new processes are ready. */
 	async restart(name: ServiceName): Promise<ServiceRecord> {
-		return this.#change(name, async (draft) => this.#begin(draft, true));
+		return this.#change(name, (draft) => begin(draft, true));
 	}
 
 	/** Cancels the revision that is on its way. Rejects with `conflict` where there is none, or another than was named. */
@@ -311,70 +278,8 @@ export class Manager implements Changes {
 		});
 	}
 
-	/** Rejects with `not_found`. */
-	async get(name: ServiceName): Promise<ServiceRecord> {
-		const service = await this.#deps.store.get(name);
-		if (service === undefined || service.hidden === true) throw missing(name);
-		return service;
-	}
-
-	/** A page of at most `limit` services that match. */
-	async list(
-		namespace: string,
-		filter: ServiceFilter & { readonly matches: (service: ServiceRecord) => boolean },
-		limit: number,
-		after: ServiceName | null,
-	): Promise<Page> {
-		const services: ServiceRecord[] = [];
-		for await (const service of this.#deps.store.list(namespace, filter, after)) {
-			if (service.hidden === true || !filter.matches(service)) continue;
-			if (services.length === limit) return { services, next: services.at(-1) ?? null };
-			services.push(service);
-		}
-		return { services, next: null };
-	}
-
-	/** At most `limit` revisions, newest first, from below `before`. */
-	async revisions(name: ServiceName, limit: number, before: number | null): Promise<readonly RevisionRecord[]> {
-		const service = await this.get(name);
-		const revisions: RevisionRecord[] = [];
-		for await (const revision of this.#deps.store.revisions(service.id, before)) {
-			revisions.push(revision);
-			if (revisions.length === limit) break;
-		}
-		return revisions;
-	}
-
-	/** A build: that of the live revision, or of one that is named. Rejects with `not_found` where there is none. */
-	async build(
-		name: ServiceName,
-		revision: number | undefined,
-	): Promise<
-		BuildRecord & { readonly open: (call: Call & { range?: ByteRange }) => Promise<AsyncIterable<Uint8Array>> }
-	> {
-		const service = await this.get(name);
-		const wanted = revision ?? service.live;
-		if (wanted === null)
-			throw new AppError("not_found", `no revision of ${name.name}:${name.version} has been running yet`, {
-				hint: "Name one with ?revision=N, or wait until the service is Running.",
-			});
-		const record = await this.#revision(service, wanted);
-		if (record.build === null)
-			throw new AppError("not_found", `revision ${wanted} of ${name.name}:${name.version} has no build`);
-		if (record.build.collected === true)
-			throw new AppError("gone", `the build of revision ${wanted} of ${name.name}:${name.version} is no longer kept`);
-		const key = buildKey(service.id, record.build.revision);
-		const blobs = this.#deps.blobs.in(name.namespace);
-		return { ...record.build, open: (call) => blobs.get(key, call) };
-	}
-
-	/** What is stored of an uploaded source; for tests and garbage collection. Rejects with `not_found`. */
-	async source(namespace: string, id: string, call: Call): Promise<BlobInfo> {
-		return this.#deps.blobs.in(namespace).stat(sourceKey(id), call);
-	}
-
 	async #change(name: ServiceName, decide: (draft: Draft) => void | Promise<void>): Promise<ServiceRecord> {
-		const found = await this.get(name);
+		const found = await this.#deps.queries.get(name);
 		try {
 			const service = await this.#deps.editor.edit(found.id, decide);
 			if (service === undefined) throw missing(name);
@@ -392,12 +297,12 @@ export class Manager implements Changes {
 		revised: boolean,
 		decide: (draft: Draft) => Promise<void>,
 	): Promise<Changed> {
-		const before = await this.#recalled(name.namespace, once, revised);
+		const before = await this.#deps.replays.recalled(name.namespace, once, revised);
 		if (before !== undefined) return before;
 		let twin: Changed | undefined;
 		const service = await this.#change(name, async (draft) => {
 			// Asked again for each attempt: the one that was faster may have been this very request.
-			twin = await this.#recalled(name.namespace, once, revised);
+			twin = await this.#deps.replays.recalled(name.namespace, once, revised);
 			if (twin !== undefined) return;
 			refuseWhileStopping(draft.service);
 			guard?.(draft.service);
@@ -408,55 +313,6 @@ export class Manager implements Changes {
 		});
 		failpoint("manager.after_update");
 		return twin ?? { service, revision: service.newest, revised, replayed: false };
-	}
-
-	/** Whether what is remembered from then counts no more, collected or not. */
-	#isPast(time: string): boolean {
-		return Date.parse(this.#deps.editor.timestamp()) - Date.parse(time) >= KEY_KEPT_MS;
-	}
-
-	/** What was made under this key before. Rejects with `key_reused` where it was another request. */
-	async #recalled(namespace: string, once: ChangeOptions["once"], revised = true): Promise<Changed | undefined> {
-		if (once === undefined) return undefined;
-		const done = await this.#deps.store.recall(namespace, once.key);
-		if (done === undefined || this.#isPast(done.time)) return undefined;
-		if (done.hash !== once.hash)
-			throw new AppError("key_reused", "this Idempotency-Key was used for another request", {
-				field: "Idempotency-Key",
-				hint: "Use a new key for each new request.",
-			});
-		const service = await this.#deps.store.getById(done.serviceId);
-		if (service === undefined)
-			throw new AppError("gone", "what was made with this Idempotency-Key has been removed since", {
-				field: "Idempotency-Key",
-				hint: "Use a new key to create it again.",
-			});
-		return { service, revision: done.revision, revised, replayed: true };
-	}
-
-	async #begin(draft: Draft, anew: boolean): Promise<void> {
-		const { service } = draft;
-		refuseWhileStopping(service);
-		const pending = onItsWay(service);
-		if (pending !== undefined) {
-			if (!anew) return;
-			throw new AppError("conflict", `revision ${pending.revision} is on its way`, {
-				hint: "Wait for it, or cancel it first.",
-			});
-		}
-		const record = revisionOf(service, service.live ?? service.newest);
-		if (record === undefined || (record.build === null && record.launch === null))
-			throw new AppError("conflict", `${service.name}:${service.version} has no build that could be started`, {
-				hint: "Update it with a source that builds.",
-			});
-		const runs = isWatched(record) && record.status !== "Error";
-		draft.set({ desired: "running" });
-		if (runs && !anew) return;
-		const generation = record.lastGeneration + 1;
-		const change = { generation, lastGeneration: generation };
-		// One that is starting (again) already stays so; only what is started is another one now.
-		if (record.status === "Starting") draft.amend({ ...record, ...change, error: null });
-		else draft.move(record.revision, "Starting", null, change);
 	}
 
 	/** Settles what a remote means now; one whose host does not answer is kept as it was typed, and settled by the build. */
@@ -478,18 +334,10 @@ export class Manager implements Changes {
 	 * no source, the live one's source and build are kept: the same would only fail again.
 	 */
 	async #basis(service: ServiceRecord, request: UpdateRequest): Promise<RevisionRecord> {
-		const newest = await this.#revision(service, service.newest);
+		const newest = await this.#deps.queries.revision(service, service.newest);
 		const hopeless = newest.status === "Error" && newest.build === null && newest.launch === null;
 		if (!hopeless || request.source !== undefined || service.live === null) return newest;
-		const { source, entrypoint, build, launch } = await this.#revision(service, service.live);
+		const { source, entrypoint, build, launch } = await this.#deps.queries.revision(service, service.live);
 		return { ...newest, source, entrypoint, build, launch };
-	}
-
-	async #revision(service: ServiceRecord, revision: number): Promise<RevisionRecord> {
-		const record = revisionOf(service, revision) ?? (await this.#deps.store.revision(service.id, revision));
-		if (record !== undefined) return record;
-		throw new AppError("not_found", `${service.name}:${service.version} has no revision ${revision}`, {
-			field: "revision",
-		});
 	}
 }

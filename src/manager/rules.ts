@@ -75,3 +75,29 @@ export function exists(service: Pick<ServiceRecord, "name" | "version"> & Partia
 		{ hint: removing ? "Wait until it is gone." : "Change it with PATCH, or create-or-update it with PUT." },
 	);
 }
+
+/** Starts what stopped, or (`anew`) runs the live revision again. */
+export function begin(draft: Draft, anew: boolean): void {
+	const { service } = draft;
+	refuseWhileStopping(service);
+	const pending = onItsWay(service);
+	if (pending !== undefined) {
+		if (!anew) return;
+		throw new AppError("conflict", `revision ${pending.revision} is on its way`, {
+			hint: "Wait for it, or cancel it first.",
+		});
+	}
+	const record = revisionOf(service, service.live ?? service.newest);
+	if (record === undefined || (record.build === null && record.launch === null))
+		throw new AppError("conflict", `${service.name}:${service.version} has no build that could be started`, {
+			hint: "Update it with a source that builds.",
+		});
+	const runs = isWatched(record) && record.status !== "Error";
+	draft.set({ desired: "running" });
+	if (runs && !anew) return;
+	const generation = record.lastGeneration + 1;
+	const change = { generation, lastGeneration: generation };
+	// One that is starting (again) already stays so; only what is started is another one now.
+	if (record.status === "Starting") draft.amend({ ...record, ...change, error: null });
+	else draft.move(record.revision, "Starting", null, change);
+}

@@ -1,7 +1,8 @@
 import type { Call } from "../blob/store.ts";
 import { AppError, cancelled } from "../errors.ts";
 import type { Bulletin } from "./bulletin.ts";
-import type { Changed, ChangeOptions, Changes, Manager } from "./manager.ts";
+import type { Changed, ChangeOptions, Changes } from "./changes.ts";
+import type { Manager } from "./manager.ts";
 import { type RevisionError, revisionError, revisionOf, type ServiceName, type ServiceRecord } from "./model.ts";
 import type { ServiceStore } from "./store.ts";
 import { isSettled } from "./transitions.ts";

@@ -1,15 +1,15 @@
 import type { ByteRange } from "../blob/store.ts";
 import type { Handlers } from "../contract/bind.ts";
 import { AppError } from "../errors.ts";
-import type { Manager } from "../manager/manager.ts";
+import type { Queries } from "../manager/queries.ts";
 import { namespaceOf } from "./caller.ts";
 import { sendBytes } from "./stream.ts";
 
 /** `GET /builds/{name}/{version}`: the file, with conditional and range requests (RFC 9110). */
-export function buildHandlers(manager: Manager): Pick<Handlers, "getBuild"> {
+export function buildHandlers(queries: Queries): Pick<Handlers, "getBuild"> {
 	return {
 		getBuild: async ({ request, reply, params, query, signal }) => {
-			const build = await manager.build({ namespace: namespaceOf(request), ...params }, query.revision);
+			const build = await queries.build({ namespace: namespaceOf(request), ...params }, query.revision);
 			const etag = `"sha256:${build.sha256}"`;
 			const headers: Record<string, string> = {
 				etag,

@@ -1,7 +1,7 @@
 import { createHash } from "node:crypto";
 import type { FastifyRequest } from "fastify";
 import { AppError } from "../errors.ts";
-import type { ChangeOptions } from "../manager/manager.ts";
+import type { ChangeOptions } from "../manager/changes.ts";
 import type { ServiceRecord } from "../manager/model.ts";
 
 /** The entity tag of a service: another one after every commit, and for every namesake. */

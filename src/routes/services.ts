@@ -1,7 +1,9 @@
 import type { Handlers } from "../contract/bind.ts";
 import { AppError } from "../errors.ts";
-import type { Changed, Changes, Manager } from "../manager/manager.ts";
+import type { Changed, Changes } from "../manager/changes.ts";
+import type { Manager } from "../manager/manager.ts";
 import type { ServiceName, ServiceRecord } from "../manager/model.ts";
+import type { Queries } from "../manager/queries.ts";
 import { namespaceOf } from "./caller.ts";
 import { changeOptions, tagOf } from "./conditions.ts";
 import { defined } from "./defined.ts";
@@ -24,7 +26,7 @@ type ServiceHandlers = Pick<
 >;
 
 /** `/services`, and the verbs of one service. */
-export function serviceHandlers(manager: Manager, changes: Changes): ServiceHandlers {
+export function serviceHandlers(manager: Manager, changes: Changes, queries: Queries): ServiceHandlers {
 	return {
 		createService: async ({ request, body, signal }) => {
 			const namespace = namespaceOf(request);
@@ -39,7 +41,7 @@ export function serviceHandlers(manager: Manager, changes: Changes): ServiceHand
 			const { name, version, status, limit = 100, cursor } = query;
 			const filter = defined({ name, version });
 			const after = cursor === undefined ? null : decodeCursor(namespace, cursor);
-			const page = await manager.list(
+			const page = await queries.list(
 				namespace,
 				{ ...filter, matches: (service) => status === undefined || statusOf(service) === status },
 				limit,
@@ -54,7 +56,7 @@ export function serviceHandlers(manager: Manager, changes: Changes): ServiceHand
 			};
 		},
 		getService: async ({ request, params }) =>
-			answer(200, await manager.get({ namespace: namespaceOf(request), ...params })),
+			answer(200, await queries.get({ namespace: namespaceOf(request), ...params })),
 		putService: async ({ request, params, body, signal }) => {
 			const namespace = namespaceOf(request);
 			const options = changeOptions(request, namespace);
@@ -76,7 +78,7 @@ export function serviceHandlers(manager: Manager, changes: Changes): ServiceHand
 		},
 		listRevisions: async ({ request, params, query }) => {
 			const name = { namespace: namespaceOf(request), ...params };
-			const revisions = await manager.revisions(name, query.limit ?? 100, query.before ?? null);
+			const revisions = await queries.revisions(name, query.limit ?? 100, query.before ?? null);
 			return { status: 200, body: { revisions: revisions.map(revisionView) } };
 		},
 		cancelRevision: async ({ request, params, body }) =>

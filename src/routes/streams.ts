@@ -2,14 +2,14 @@ import type { FastifyRequest } from "fastify";
 import type { Handlers } from "../contract/bind.ts";
 import { AppError } from "../errors.ts";
 import type { Follow } from "../manager/follow.ts";
-import type { Manager } from "../manager/manager.ts";
+import type { Queries } from "../manager/queries.ts";
 import { namespaceOf } from "./caller.ts";
 import { errorView } from "./service-view.ts";
 import { type Entry, sendEntries } from "./stream.ts";
 
 /** Logs, events and build logs: all that can be followed. */
 export function streamHandlers(
-	manager: Manager,
+	queries: Queries,
 	follow: Follow,
 	facts: { readonly down: AbortSignal; readonly heartbeatMs: number },
 ): Pick<Handlers, "getLogs" | "getEvents" | "getBuildLog"> {
@@ -17,7 +17,7 @@ export function streamHandlers(
 	return {
 		getLogs: async ({ request, reply, params, query, signal: gone }) => {
 			const signal = AbortSignal.any([gone, down]);
-			const service = await manager.get({ namespace: namespaceOf(request), ...params });
+			const service = await queries.get({ namespace: namespaceOf(request), ...params });
 			const { tail, since, follow: following = false } = query;
 			const after = afterOf(request, query.after);
 			const items = follow.logs(
@@ -41,7 +41,7 @@ export function streamHandlers(
 		},
 		getEvents: async ({ request, reply, params, query, signal: gone }) => {
 			const signal = AbortSignal.any([gone, down]);
-			const service = await manager.get({ namespace: namespaceOf(request), ...params });
+			const service = await queries.get({ namespace: namespaceOf(request), ...params });
 			const { follow: following = false } = query;
 			const after = afterOf(request, query.after) ?? 0;
 			const items = follow.events(service, { after, follow: following }, { signal });
@@ -54,7 +54,7 @@ export function streamHandlers(
 		},
 		getBuildLog: async ({ request, reply, params, query, signal: gone }) => {
 			const signal = AbortSignal.any([gone, down]);
-			const service = await manager.get({ namespace: namespaceOf(request), ...params });
+			const service = await queries.get({ namespace: namespaceOf(request), ...params });
 			const { follow: following = false, revision } = query;
 			const after = afterOf(request, query.after) ?? 0;
 			const items = await follow.buildLog(service, revision, { after, follow: following }, { signal });

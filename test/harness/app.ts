@@ -103,6 +103,7 @@ export class TestApp {
 			...{
 				manager: core.manager,
 				changes: core.changes,
+				queries: core.queries,
 				follow: core.follow,
 				remotes: core.remotes,
 				tokens,

@@ -5,13 +5,15 @@ import { setTimeout as delay } from "node:timers/promises";
 import { Blobs } from "../../src/blob/blobs.ts";
 import type { Launcher } from "../../src/builders/launcher.ts";
 import { Database } from "../../src/leveldb/database.ts";
+import type { Changes } from "../../src/manager/changes.ts";
 import type { Collector } from "../../src/manager/collector.ts";
 import { type Core, createCore } from "../../src/manager/core.ts";
 import { FileBuildLogs } from "../../src/manager/file-build-logs.ts";
 import type { Follow } from "../../src/manager/follow.ts";
 import { LevelServiceStore } from "../../src/manager/level-store.ts";
-import type { Changes, Manager } from "../../src/manager/manager.ts";
+import type { Manager } from "../../src/manager/manager.ts";
 import { revisionOf, type ServiceName, type ServiceRecord, sourceId, sourceKey } from "../../src/manager/model.ts";
+import type { Queries } from "../../src/manager/queries.ts";
 import { sweep } from "../../src/manager/sweep.ts";
 import type { CreateRequest } from "../../src/manager/wish.ts";
 import { Directories } from "../../src/sources/directories.ts";
@@ -84,6 +86,10 @@ export class TestCore {
 
 	get manager(): Manager {
 		return this.#alive().manager;
+	}
+
+	get queries(): Queries {
+		return this.#alive().queries;
 	}
 
 	get follow(): Follow {

@@ -121,10 +121,10 @@ t.test("builds beyond the last five go, with their logs; what they made is 410 a
 		[4, 5, 6, 7, 8].map((number) => `${number}.ndjson`),
 	);
 	t.same(await core.collector.collect(never), { sources: 0, builds: 0 }, "once");
-	await t.rejects(core.manager.build(named("app"), 3), { code: "gone" });
+	await t.rejects(core.queries.build(named("app"), 3), { code: "gone" });
 	await core.manager.rollback(named("app"), 4);
 	await core.at("app", 9, "Running");
-	t.equal(core.runtime.servedAt((await core.manager.get(named("app"))).url ?? "")?.revision, 9);
+	t.equal(core.runtime.servedAt((await core.queries.get(named("app"))).url ?? "")?.revision, 9);
 	for (let number = 10; number <= 14; number++)
 		await updated(core, "app", number, { source: await core.upload(`${number}`) });
 	await core.collector.collect(never);
@@ -169,7 +169,7 @@ t.test(
 		gate.resolve();
 		core.runtime.outcome = () => ({ kind: "ready" });
 		await core.at("app", 14, "Running");
-		t.equal((await core.manager.get(named("app"))).id, id);
+		t.equal((await core.queries.get(named("app"))).id, id);
 	},
 );
 

@@ -42,14 +42,14 @@ t.test(
 			t.equal(replayed.length, 11, `${what}: one was made`);
 			t.equal(new Set(answers.map((answer) => answer.json().id)).size, 1);
 			revisions += made;
-			const service = await core.manager.get(named("app"));
+			const service = await core.queries.get(named("app"));
 			t.equal(service.newest, revisions, what);
 			await core.at("app", revisions, "Running");
 			await core.reach("app", (one) => one.revisions.length === 1, "what it replaced has ended");
 		}
-		t.equal((await core.manager.get(named("other"))).newest, 1);
+		t.equal((await core.queries.get(named("other"))).newest, 1);
 		t.same(
-			(await core.manager.revisions(named("app"), 10, null)).map(({ revision }) => revision),
+			(await core.queries.revisions(named("app"), 10, null)).map(({ revision }) => revision),
 			[4, 3, 2, 1],
 		);
 	},
@@ -87,7 +87,7 @@ t.test("another body, another path or another verb with the same key is refused 
 	const other = await core.upload("1", "other");
 	const answer = await app.call("POST", "/services", { payload: { name: "app", source: other }, headers: elsewhere });
 	t.equal(answer.status, 202, "keys are each namespace's own");
-	t.equal((await core.manager.get(named("app"))).newest, 1);
+	t.equal((await core.queries.get(named("app"))).newest, 1);
 });
 
 t.test("kept over restarts and crashes, for a day, and not longer", async (t) => {
@@ -146,7 +146,7 @@ t.test("a server that dies before or after the commit, or whose commit fails: on
 			const wanted = verb === "create" ? 1 : 2;
 			await core.at("app", wanted, "Running");
 			t.equal((await run()).replayed, true);
-			t.equal((await core.manager.get(named("app"))).newest, wanted);
+			t.equal((await core.queries.get(named("app"))).newest, wanted);
 		}
 });
 
@@ -199,7 +199,7 @@ t.test("If-Match: right, wrong, *, a list, and never a namesake's", async (t) =>
 	const stale = { headers: { "if-match": first } };
 	t.equal((await app.call("POST", `${AT}/rollback`, { payload: { revision: 1 }, ...stale })).status, 412);
 	t.equal((await app.call("DELETE", AT, stale)).status, 412);
-	t.equal((await core.manager.get(named("app"))).desired, "running");
+	t.equal((await core.queries.get(named("app"))).desired, "running");
 	const before = await tag();
 	t.equal((await app.call("DELETE", AT, { headers: { "if-match": before } })).status, 202);
 	await core.gone("app");

@@ -25,7 +25,7 @@ t.test(
 			args: ["-addr", "$HOST:$PORT"],
 			restart: "on-failure",
 		});
-		const build = await core.manager.build(named("hello"), undefined);
+		const build = await core.queries.build(named("hello"), undefined);
 		const chunks: Uint8Array[] = [];
 		for await (const chunk of await build.open({ signal: new AbortController().signal }))
 			chunks.push(Buffer.from(chunk));
@@ -136,7 +136,7 @@ t.test("what a create refuses is not stored", async (t) => {
 	});
 	const source = await core.upload("x", "other");
 	await t.rejects(core.manager.create("default", { name: "x", source }), { code: "not_found", field: "source" });
-	await t.rejects(core.manager.get(named("x")), { code: "not_found" });
+	await t.rejects(core.queries.get(named("x")), { code: "not_found" });
 	await core.create("x");
 	await t.rejects(core.create("x"), { code: "conflict" });
 });
@@ -219,17 +219,17 @@ t.test("services are listed by name and version, filtered, in pages", async (t) 
 	const all = { matches: () => true };
 	const names: string[] = [];
 	for (let after = null as ReturnType<typeof named> | null; ; ) {
-		const page = await core.manager.list("default", all, 4, after);
+		const page = await core.queries.list("default", all, 4, after);
 		names.push(...page.services.map(({ name, version }) => `${name}:${version}`));
 		if (page.next === null) break;
 		after = page.next;
 	}
 	t.same(names, ["a:a/b", "a:v1", "a:v2", "b:a/b", "b:v1", "b:v2", "c:a/b", "c:v1", "c:v2"]);
-	const filtered = await core.manager.list("default", { name: "b", version: "v1", ...all }, 10, null);
+	const filtered = await core.queries.list("default", { name: "b", version: "v1", ...all }, 10, null);
 	t.equal(filtered.services.length, 1);
-	t.equal((await core.manager.list("other", all, 10, null)).services.length, 0);
+	t.equal((await core.queries.list("other", all, 10, null)).services.length, 0);
 	t.equal(
-		(await core.manager.list("default", { matches: ({ version }) => version === "v2" }, 2, null)).next?.name,
+		(await core.queries.list("default", { matches: ({ version }) => version === "v2" }, 2, null)).next?.name,
 		"b",
 	);
 });

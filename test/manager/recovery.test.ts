@@ -87,7 +87,7 @@ t.test("ended with 0: Stopped and live, and not started again; an Error where an
 	const job = await core.at("job", 1, "Stopped");
 	t.equal(job.live, 1);
 	await core.crash();
-	await core.manager.build(named("job"), undefined);
+	await core.queries.build(named("job"), undefined);
 	t.equal(core.runtime.calls.filter((call) => call.startsWith("apply")).length, 1);
 	core.runtime.outcome = () => ({ kind: "ready" });
 	await core.manager.start(named("job"));
@@ -128,7 +128,7 @@ t.test("a shutdown in good order puts builds back, and the next server builds th
 	for (const name of ["app", "waiting"]) await core.at(name, 1, "Running");
 	const events = await Promise.all([core.events("app"), core.events("waiting")]);
 	t.ok(events.flat().includes("1 Building>Pending"));
-	const service = await core.manager.get(named("app"));
+	const service = await core.queries.get(named("app"));
 	const log: string[] = [];
 	for await (const { text, seq } of core.buildLogs.read(
 		service.id,
@@ -176,7 +176,7 @@ t.test("what a crash stopped goes on: in Pending, Building, Starting, Running, S
 	await core.begin();
 	await core.at("building", 1, "Stopped");
 	await core.gone("starting");
-	const running = await core.manager.get(named("pending"));
+	const running = await core.queries.get(named("pending"));
 	t.equal(core.runtime.servedAt(running.url ?? "")?.id, running.id);
 });
 
@@ -199,7 +199,7 @@ t.test("what the runtime lost is started again; what runs without a record is re
 		() => "it is applied again",
 	);
 	await until(
-		async () => core.runtime.servedAt((await core.manager.get(named("app"))).url ?? "")?.id === id,
+		async () => core.runtime.servedAt((await core.queries.get(named("app"))).url ?? "")?.id === id,
 		() => "it serves again",
 	);
 	await core.at("app", 1, "Running");

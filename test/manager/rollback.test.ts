@@ -6,7 +6,7 @@ const never = { signal: new AbortController().signal };
 
 async function built(core: TestCore, name: string, revision?: number): Promise<string> {
 	const chunks: Uint8Array[] = [];
-	for await (const chunk of await (await core.manager.build(named(name), revision)).open(never)) chunks.push(chunk);
+	for await (const chunk of await (await core.queries.build(named(name), revision)).open(never)) chunks.push(chunk);
 	return Buffer.concat(chunks).toString();
 }
 
@@ -61,7 +61,7 @@ t.test("what cannot be rolled back to", async (t) => {
 	await core.at("app", 1, "Stopped");
 	t.equal((await core.collector.collect(never)).builds, 1);
 	await t.rejects(core.manager.rollback(named("app"), 1), { code: "gone", field: "revision" });
-	await t.rejects(core.manager.build(named("app"), 1), { code: "gone" });
+	await t.rejects(core.queries.build(named("app"), 1), { code: "gone" });
 });
 
 t.test("a rollback supersedes what is on its way, and is superseded", async (t) => {

@@ -65,9 +65,9 @@ t.test("a create is answered when it runs; until then nobody sees it, and its na
 		() => launcher.active.length === 1,
 		() => "it is being prepared",
 	);
-	await t.rejects(core.manager.get(named("app")), { code: "not_found" });
+	await t.rejects(core.queries.get(named("app")), { code: "not_found" });
 	await t.rejects(core.manager.remove(named("app")), { code: "not_found" });
-	t.same((await core.manager.list("default", { matches: () => true }, 10, null)).services, []);
+	t.same((await core.queries.list("default", { matches: () => true }, 10, null)).services, []);
 	await t.rejects(core.changes.create("default", { name: "app", source }, {}, never), { code: "conflict" });
 	await t.rejects(core.changes.put(named("app"), { source }, {}, never), { code: "conflict" });
 	await t.rejects(core.changes.update(named("app"), { env: { A: "2" } }, {}, never), { code: "not_found" });
@@ -79,7 +79,7 @@ t.test("a create is answered when it runs; until then nobody sees it, and its na
 		env: { A: "1" },
 		program: { kind: "directory", path: core.directories.path(service.id, 1), command: ["run", "hello"] },
 	});
-	t.equal((await core.manager.get(named("app"))).id, service.id);
+	t.equal((await core.queries.get(named("app"))).id, service.id);
 	await core.crash();
 	await core.at("app", 1, "Running");
 	t.same(launcher.prepared, ["hello"], "prepared once");
@@ -103,7 +103,7 @@ t.test("what does not build or start is in the answer, and nothing of it is left
 	t.same(await remains(core), []);
 	core.runtime.outcome = () => ({ kind: "ready" });
 	await core.changes.create("default", { name: "app", source }, {}, never);
-	t.equal((await core.manager.get(named("app"))).newest, 1, "the name can be used at once");
+	t.equal((await core.queries.get(named("app"))).newest, 1, "the name can be used at once");
 	t.same(launcher.active, []);
 });
 
@@ -189,7 +189,7 @@ t.test("a failed update is an answer, and what served goes on; so it does when t
 	const bad = await failed(core.changes.update(named("app"), { source: await core.upload("!no") }, {}, never));
 	t.equal(bad.error.diagnostics.length, 1);
 	t.equal(core.runtime.servedAt(url)?.revision, 1);
-	t.match(revisionOf(await core.manager.get(named("app")), 2), { status: "Error", error: { code: "build_failed" } });
+	t.match(revisionOf(await core.queries.get(named("app")), 2), { status: "Error", error: { code: "build_failed" } });
 	const good = await core.changes.update(named("app"), { source: await core.upload("3") }, {}, never);
 	t.match({ settled: good.settled, live: good.service.live }, { settled: true, live: 3 });
 	const caller = new AbortController();
@@ -269,6 +269,6 @@ t.test("an idempotency key answers a create again once it ran, and lets a failed
 	const one = await failed(core.changes.update(named("app"), change, { once: update }, never));
 	const two = await failed(core.changes.update(named("app"), change, { once: update }, never));
 	t.same(two.error, one.error, "a failed update fails again, and is not made again");
-	t.equal((await core.manager.get(named("app"))).newest, 2);
+	t.equal((await core.queries.get(named("app"))).newest, 2);
 	t.equal(launcher.prepared.length, 3);
 });

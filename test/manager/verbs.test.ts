@@ -52,13 +52,13 @@ t.test("ten updates at once: revisions without gaps, and the last one runs", asy
 	await Promise.all(sources.map((source) => core.manager.update(named("app"), { source })));
 	const service = await core.at("app", 11, "Running");
 	t.equal(service.newest, 11);
-	const revisions = await core.manager.revisions(named("app"), 100, null);
+	const revisions = await core.queries.revisions(named("app"), 100, null);
 	t.same(
 		revisions.map(({ revision }) => revision),
 		[11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1],
 	);
 	t.same(
-		(await core.manager.revisions(named("app"), 2, 5)).map(({ revision }) => revision),
+		(await core.queries.revisions(named("app"), 2, 5)).map(({ revision }) => revision),
 		[4, 3],
 	);
 	t.ok(revisions.slice(1).every(({ status, error }) => status === "Stopped" || error?.code === "superseded"));
@@ -240,7 +240,7 @@ t.test("stop keeps everything and lasts; start runs the live revision without a 
 	t.equal((await core.manager.stop(named("app"))).seq, stopped.seq, "idempotent");
 	await core.restart();
 	await core.crash();
-	t.equal(revisionOf(await core.manager.get(named("app")), 1)?.status, "Stopped", "over restarts of the server");
+	t.equal(revisionOf(await core.queries.get(named("app")), 1)?.status, "Stopped", "over restarts of the server");
 	t.equal(core.runtime.servedAt(url ?? ""), null);
 	const started = await core.manager.start(named("app"));
 	t.match({ newest: started.newest, status: revisionOf(started, 1)?.status }, { newest: 2, status: "Starting" });
@@ -326,8 +326,9 @@ t.test("verbs on what is not there", async (t) => {
 	const core = await TestCore.open(t);
 	await core.create("app");
 	for (const name of [named("nobody"), named("app", "other"), { ...named("app"), version: "v2" }])
-		for (const verb of ["get", "remove", "stop", "start", "restart", "cancel"] as const)
+		for (const verb of ["remove", "stop", "start", "restart", "cancel"] as const)
 			await t.rejects(core.manager[verb](name), { code: "not_found" });
+	await t.rejects(core.queries.get(named("nobody")), { code: "not_found" });
 	await t.rejects(core.manager.update(named("nobody"), { env: {} }), { code: "not_found" });
-	await t.rejects(core.manager.build(named("app"), 7), { code: "not_found", field: "revision" });
+	await t.rejects(core.queries.build(named("app"), 7), { code: "not_found", field: "revision" });
 });

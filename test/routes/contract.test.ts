@@ -56,7 +56,7 @@ t.test("the whole way over HTTP: every good answer is the contract's, and env va
 	] as const)
 		t.equal((await app.call(method, url, payload === undefined ? {} : { payload })).status, status, `${method} ${url}`);
 	t.match((await app.call("GET", `${at}/revisions?limit=1`)).json(), { revisions: [{ env: ["MORE", "TOKEN"] }] });
-	const { version } = (await core.manager.list("default", { matches: () => true }, 1, null)).services[0] ?? {};
+	const { version } = (await core.queries.list("default", { matches: () => true }, 1, null)).services[0] ?? {};
 	t.equal(version, "feature/x");
 	for (const verb of ["restart", "stop", "start"]) {
 		let status = 409;
@@ -132,7 +132,7 @@ t.test("a body that is wrong is refused by the field's name, and nothing is stor
 		t.match({ status: answer.status, code: answer.json().code }, { status: 400, code: "invalid_argument" }, payload);
 		t.type(answer.json().field, "string");
 	}
-	const all = await core.manager.list("default", { matches: () => true }, 10, null);
+	const all = await core.queries.list("default", { matches: () => true }, 10, null);
 	t.same(
 		all.services.map(({ name, stamp }) => [name, stamp]),
 		[["there", before.stamp]],
