@@ -8,8 +8,9 @@ import type { Builds } from "./builds.ts";
 import type { Editor } from "./editor.ts";
 import type { Logger } from "./logger.ts";
 import { type RevisionRecord, revisionError, revisionOf, type ServiceRecord } from "./model.ts";
-import { failStart, isWatched, reconcile, servesUnwanted, unwanted } from "./reconcile.ts";
+import { failStart, isWatched, reconcile, servesUnwanted, unwanted, wantsApply } from "./reconcile.ts";
 import { discard } from "./rules.ts";
+import { RuntimeWatch } from "./runtime-watch.ts";
 import { Semaphore } from "./semaphore.ts";
 import { specOf } from "./spec.ts";
 import type { ServiceStore } from "./store.ts";
@@ -66,8 +67,11 @@ export class Driver {
 			if (service.revisions.some((revision) => revision.status === "Building")) await this.#putBack(service);
 			this.wake(service.id);
 		}
-		this.#track(this.#followRuntime());
-		this.#track(this.#removeStrangers());
+		const { runtime, store, log, retryMs } = this.#deps;
+		const pauseMs = retryMs.first * 10;
+		const watch = new RuntimeWatch({ runtime, store, log, pauseMs, wake: (id) => this.wake(id) });
+		this.#track(watch.follow(this.#stop.signal));
+		this.#track(watch.removeStrangers(this.#stop.signal));
 	}
 
 	/** Ends all loops and puts builds back. Services go on. */
@@ -295,78 +299,9 @@ export class Driver {
 				if (status === "Building") draft.move(revision, "Pending");
 		});
 	}
-
-	async #followRuntime(): Promise<void> {
-		const { signal } = this.#stop;
-		while (!signal.aborted) {
-			try {
-				for await (const { id } of this.#deps.runtime.changes({ signal })) this.wake(id);
-			} catch (error) {
-				if (signal.aborted) return;
-				this.#deps.log.warn({ err: error }, "the runtime's changes broke off and are followed again");
-				await this.#pause();
-				// What changed meanwhile, nobody said.
-				this.#track(this.#wakeAll());
-			}
-		}
-	}
-
-	async #wakeAll(): Promise<void> {
-		try {
-			for await (const { id } of this.#deps.store.all()) this.wake(id);
-		} catch (error) {
-			this.#deps.log.warn({ err: error }, "services could not be looked at; the next look is by the clock");
-		}
-	}
-
-	/** What the runtime runs without a record (a record is always there first) is nobody's. */
-	async #removeStrangers(): Promise<void> {
-		const { signal } = this.#stop;
-		while (!signal.aborted) {
-			try {
-				for await (const service of this.#deps.runtime.list({ signal })) {
-					if ((await this.#deps.store.getById(service.id)) !== undefined) continue;
-					this.#deps.log.warn({ service: service.id, name: service.name }, "removing what runs without a record");
-					await this.#deps.runtime.remove(service, { signal });
-				}
-				return;
-			} catch (error) {
-				if (signal.aborted) return;
-				this.#deps.log.warn({ err: error }, "what runs without a record could not be looked for; trying again");
-				await this.#pause();
-			}
-		}
-	}
-
-	/** Waits a while, or until the end. */
-	#pause(): Promise<void> {
-		const { signal } = this.#stop;
-		return new Promise((resolve) => {
-			const finish = () => {
-				clearTimeout(timer);
-				signal.removeEventListener("abort", finish);
-				resolve();
-			};
-			const timer = setTimeout(finish, this.#deps.retryMs.first * 10);
-			signal.addEventListener("abort", finish, { once: true });
-			if (signal.aborted) finish();
-		});
-	}
 }
 
 function mayBuild(service: ServiceRecord, revision: number): boolean {
 	const status = revisionOf(service, revision)?.status;
 	return service.desired === "running" && (status === "Pending" || status === "Building");
-}
-
-/** The revision that the runtime should be told of: the one that is starting, else the live one where it is not there. */
-function wantsApply(service: ServiceRecord, observed: Observed): RevisionRecord | undefined {
-	if (service.desired !== "running") return undefined;
-	const newest = revisionOf(service, service.newest);
-	const wanted = newest?.status === "Starting" ? newest : revisionOf(service, service.live);
-	if (wanted === undefined || !isWatched(wanted)) return undefined;
-	const seen = observed.revisions.find(
-		(candidate) => candidate.revision === wanted.revision && candidate.generation === wanted.generation,
-	);
-	return seen === undefined || seen.phase === "stopping" ? wanted : undefined;
 }

@@ -119,3 +119,15 @@ function failureOf(record: RevisionRecord, seen: RevisionObserved): RevisionErro
 function sameError(a: RevisionError | null, b: RevisionError | null): boolean {
 	return a?.code === b?.code && a?.message === b?.message;
 }
+
+/** The revision that the runtime should be told of: the one that is starting, else the live one where it is not there. */
+export function wantsApply(service: ServiceRecord, observed: Observed): RevisionRecord | undefined {
+	if (service.desired !== "running") return undefined;
+	const newest = revisionOf(service, service.newest);
+	const wanted = newest?.status === "Starting" ? newest : revisionOf(service, service.live);
+	if (wanted === undefined || !isWatched(wanted)) return undefined;
+	const seen = observed.revisions.find(
+		(candidate) => candidate.revision === wanted.revision && candidate.generation === wanted.generation,
+	);
+	return seen === undefined || seen.phase === "stopping" ? wanted : undefined;
+}
