@@ -172,9 +172,17 @@ export class Builds {
 
 	/** Makes a revision's folder again, where it is gone. Rejects as the maker does. */
 	async remake(service: ServiceRecord, revision: RevisionRecord, signal: AbortSignal): Promise<void> {
-		await using log = await this.#deps.buildLogs.open(service.id, revision.revision);
-		log.append("the folder of this revision is gone and is made again");
-		await this.#make(service, revision, log, signal);
+		const release = await this.#slots.acquire(signal);
+		const limit = new AbortController();
+		const timer = setTimeout(() => limit.abort(TIMEOUT), this.#settings.timeoutMs);
+		try {
+			await using log = await this.#deps.buildLogs.open(service.id, revision.revision);
+			log.append("the folder of this revision is gone and is made again");
+			await this.#make(service, revision, log, AbortSignal.any([signal, limit.signal]));
+		} finally {
+			clearTimeout(timer);
+			release();
+		}
 	}
 }
 
