@@ -1,5 +1,5 @@
 import { randomUUID } from "node:crypto";
-import { mkdir, readFile, rm } from "node:fs/promises";
+import { mkdir, readFile } from "node:fs/promises";
 import path from "node:path";
 import type { FastifyInstance } from "fastify";
 import type { Logger } from "pino";
@@ -29,7 +29,7 @@ import { createProcessRuntime } from "./runtimes/process/runtime.ts";
 import { Directories } from "./sources/directories.ts";
 import { GitSources } from "./sources/remotes/remote-sources.ts";
 import { DEFAULT_HOSTS, parseHosts, Remotes } from "./sources/remotes/remotes.ts";
-import { openSourceTree } from "./sources/tree.ts";
+import { openSourceTree, removeTree } from "./sources/tree.ts";
 
 /** How long a server that goes down waits for requests under way. */
 const CLOSE_MS = 30_000;
@@ -78,7 +78,7 @@ async function assemble(config: Config, log: Logger, opened: AsyncDisposable[]):
 	const buildLogs = new FileBuildLogs(folder("build-logs"), { maxBytes: config.maxBuildLogBytes });
 	// Unpacked sources and half-made builds of a server that was killed.
 	const workFolder = folder("work");
-	await rm(workFolder, { recursive: true, force: true });
+	await removeTree(workFolder);
 	await mkdir(workFolder, { mode: 0o700 });
 
 	const runtime = own(

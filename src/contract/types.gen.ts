@@ -155,7 +155,8 @@ export interface paths {
         /**
          * Go back to an earlier revision
          * @description Makes a new revision with the build, arguments and environment of an earlier one; nothing is rebuilt. The builds of
-         *     the newest revisions are kept; 410 where it is not.
+         *     the newest revisions are kept; 410 where it is not. In profile `dev` there are no builds: the revision's source is
+         *     prepared again, and 404 says that it is no longer kept.
          */
         post: operations["rollbackService"];
         delete?: never;

@@ -144,15 +144,6 @@ export class Draft {
 		};
 	}
 
-	/** Puts a revision that is only in the store at hand, so that it can be moved. */
-	bring(record: RevisionRecord): this {
-		if (revisionOf(this.#service, record.revision) === undefined) {
-			const revisions = [...this.#service.revisions, record].sort((a, b) => a.revision - b.revision);
-			this.#service = { ...this.#service, revisions };
-		}
-		return this;
-	}
-
 	#put(record: RevisionRecord): void {
 		this.#changed.set(record.revision, record);
 		this.#service = {

@@ -37,7 +37,8 @@ export async function readText(file: string): Promise<string | undefined> {
 	try {
 		return await readFile(file, "utf8");
 	} catch (error) {
-		if (systemCode(error) === "ENOENT" || systemCode(error) === "ENOTDIR") return undefined;
+		const code = systemCode(error);
+		if (code === "ENOENT" || code === "ENOTDIR" || code === "EISDIR") return undefined;
 		throw error;
 	}
 }

@@ -57,7 +57,9 @@ export async function runTool(
 	}
 }
 
-const PASSED = /^(npm_config_|PIP_|UV_|SSL_CERT_|NODE_EXTRA_CA_CERTS$|https?_proxy$|no_proxy$)/i;
+/** By name, and none that holds credentials of the operator's or points to a file that does. */
+const PASSED =
+	/^(npm_config_registry|npm_config_cafile|pip_index_url|pip_cert|ssl_cert_file|ssl_cert_dir|node_extra_ca_certs|https?_proxy|no_proxy)$/i;
 
 /** Of the server's environment, what says where packages come from. */
 export function packageSettings(env: Readonly<Record<string, string | undefined>>): Record<string, string> {
