@@ -73,3 +73,13 @@ export function cancelled(signal: AbortSignal): AppError {
 	if (signal.reason instanceof AppError) return signal.reason;
 	return new AppError("cancelled", "the call was cancelled", { cause: signal.reason });
 }
+
+/** Settles as `work` does, or rejects as an aborted call does: for work that cannot be aborted itself, and goes on. */
+export function unlessAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
+	return new Promise((resolve, reject) => {
+		const onAbort = () => reject(cancelled(signal));
+		signal.addEventListener("abort", onAbort, { once: true });
+		if (signal.aborted) onAbort();
+		work.then(resolve, reject).finally(() => signal.removeEventListener("abort", onAbort));
+	});
+}

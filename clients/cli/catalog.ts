@@ -52,6 +52,7 @@ const SETTINGS: readonly OptionSpec[] = [
 	{ flags: "--name <name>", help: "the service's name; the folder's by default" },
 	{ flags: "--version <version>", help: "the service's version; latest by default" },
 	{ flags: "--entrypoint <folder>", help: "the program's folder, from the source's" },
+	{ flags: "--builder <name>", help: "who builds it: go or node; the source's files say it by default" },
 	{ flags: "--env <K=V>", help: "an environment variable; K alone takes it from here", repeat: true },
 	// Not --env-file: Node itself would read that file, wherever on the command line it is named.
 	{ flags: "--env-from <file>", help: "variables of a file; - is stdin", repeat: true },
@@ -61,6 +62,9 @@ const SETTINGS: readonly OptionSpec[] = [
 	{ flags: "--health-timeout <seconds>", help: "how long it may take to be ready; 60 by default" },
 	{ flags: "--restart <policy>", help: "always, on-failure or never" },
 	{ flags: "--instances <n>", help: "how many run side by side" },
+	{ flags: "--memory <MiB>", help: "the most memory of each instance (containers only)" },
+	{ flags: "--cpu <cores>", help: "the most cores of each instance, 0.5 say (containers only)" },
+	{ flags: "--processes <n>", help: "the most processes and threads of each instance (containers only)" },
 	{ flags: "--source <key>", help: "what was uploaded before, source://…, instead of an upload" },
 	NO_WAIT,
 	{ flags: "--dry-run", help: "list what would be uploaded, with sizes; nothing is sent" },

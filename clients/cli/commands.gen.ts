@@ -189,7 +189,7 @@ export const OPERATIONS: readonly Operation[] = [
 		"method": "POST",
 		"path": "/services/{name}/{version}/rollback",
 		"summary": "Go back to an earlier revision",
-		"description": "Makes a new revision with the build, arguments and environment of an earlier one; nothing is rebuilt. The builds of\nthe newest revisions are kept; 410 where it is not. In profile `dev` there are no builds: the revision's source is\nprepared again, and 404 says that it is no longer kept.",
+		"description": "Makes a new revision with the build, arguments and environment of an earlier one; nothing is rebuilt. The builds of\nthe newest revisions are kept; 410 where it is not. In profile `dev` there are no builds: the revision's source is\nprepared again. The sources of the newest revisions that were run are kept; 410 where it is not.",
 		"output": "service",
 		"wait": "verdict",
 		"arguments": [

@@ -24,8 +24,31 @@ export function settingsOf({ options, rest }: Input, env: NodeJS.ProcessEnv): Se
 	if (restart !== undefined) settings.restart = oneOf(restart, RESTART, "--restart");
 	const instances = options.integer("instances", "--instances", 1, 100);
 	if (instances !== undefined) settings.instances = instances;
+	const limits = limitsOf(options);
+	if (Object.keys(limits).length > 0) settings.limits = limits;
+	const builder = options.text("builder");
+	if (builder !== undefined) settings.builder = builderOf(builder);
 	if (rest !== undefined) settings.args = [...rest];
 	return settings;
+}
+
+function limitsOf(options: Options): NonNullable<Settings["limits"]> {
+	const memory = options.integer("memory", "--memory", 16, 1_048_576);
+	const cpu = options.text("cpu");
+	const processes = options.integer("processes", "--processes", 8, 4_194_304);
+	if (cpu !== undefined && !(/^\d+(\.\d+)?$/.test(cpu) && Number(cpu) >= 0.01 && Number(cpu) <= 1024))
+		throw usage(`--cpu must be a number of cores from 0.01 to 1024, and not ${cpu}`);
+	return {
+		...(memory === undefined ? {} : { memory }),
+		...(cpu === undefined ? {} : { cpu: Number(cpu) }),
+		...(processes === undefined ? {} : { processes }),
+	};
+}
+
+/** Which ones there are the server knows. */
+function builderOf(name: string): string {
+	if (/^[a-z][a-z0-9-]{0,31}$/.test(name)) return name;
+	throw usage(`--builder: "${name}" is no name of a builder; try go or node`);
 }
 
 function envOf(options: Options, own: NodeJS.ProcessEnv): Record<string, string | null> {

@@ -12,10 +12,15 @@ export type Launch = {
 };
 
 export type LaunchOptions = {
+	/** Whose it is, as for a build. */
+	readonly namespace: string;
 	/** Folder of the program inside the source, as for a build. */
 	readonly entrypoint: string;
 	readonly target: { readonly os: string; readonly arch: string };
 };
+
+/** `lacking`: it would be the one, but for what this says. Others get their turn; where none is found, people are told. */
+export type Detected = boolean | { readonly lacking: string };
 
 /**
  * Makes a folder of source ready to run where it lies: what the synchronous flow has in a builder's place. The folder is the
@@ -27,7 +32,7 @@ export interface Launcher {
 	/** Files whose presence says that this launcher is for a folder. Named in errors. */
 	readonly markers: readonly string[];
 	/** Whether this launcher is the one for `entrypoint` below `root`. */
-	detect(root: string, entrypoint: string, call: Call): Promise<boolean>;
+	detect(root: string, entrypoint: string, call: Call): Promise<Detected>;
 	/**
 	 * Compiles, or installs what the program needs. May write below `root`. Rejects with BuildError, or with `cancelled`; by
 	 * then every process that it started has ended.

@@ -166,7 +166,7 @@ function checkedBody(validate: Validator, value: unknown, operation: Operation):
 }
 
 /** Aborted when the connection closes before the answer was sent. */
-function gone(request: FastifyRequest, reply: FastifyReply): AbortSignal {
+export function gone(request: FastifyRequest, reply: FastifyReply): AbortSignal {
 	const controller = new AbortController();
 	reply.raw.once("close", () => {
 		if (!reply.raw.writableFinished) controller.abort(new AppError("cancelled", "the client went away"));

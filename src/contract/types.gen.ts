@@ -156,7 +156,7 @@ export interface paths {
          * Go back to an earlier revision
          * @description Makes a new revision with the build, arguments and environment of an earlier one; nothing is rebuilt. The builds of
          *     the newest revisions are kept; 410 where it is not. In profile `dev` there are no builds: the revision's source is
-         *     prepared again, and 404 says that it is no longer kept.
+         *     prepared again. The sources of the newest revisions that were run are kept; 410 where it is not.
          */
         post: operations["rollbackService"];
         delete?: never;
@@ -375,7 +375,7 @@ export interface paths {
         /**
          * Read how a revision was built
          * @description As for logs; of the newest revision that was built unless `revision` says which. With `follow` it ends with an `end`
-         *     when the build is over.
+         *     when the build is over. Kept are those of builds that are kept, of the newest revisions and of the newest failure.
          */
         get: operations["getBuildLog"];
         put?: never;
@@ -525,7 +525,26 @@ export interface components {
             /** @description Seconds. */
             timeout?: number;
         };
+        /**
+         * @description Who builds the source: one of the `builders` of GET /session. Without it the one whose marker (go.mod, package.json) is
+         *     nearest to the entrypoint.
+         * @example node
+         */
+        Builder: string;
+        BuilderOrNull: components["schemas"]["Builder"] | null;
         Instances: number;
+        /**
+         * @description The most that each instance may use. What is not said is the server's default; more than the operator allows is refused.
+         *     Programs that run as processes (profiles `local` and `dev`) have no limits, and none can be asked for.
+         */
+        Limits: {
+            /** @description MiB. One that needs more is killed and started again. */
+            memory?: number;
+            /** @description Cores. */
+            cpu?: number;
+            /** @description Processes and threads. */
+            processes?: number;
+        };
         CreateService: {
             name: components["schemas"]["Name"];
             version?: components["schemas"]["Version"];
@@ -539,6 +558,8 @@ export interface components {
             health?: components["schemas"]["HealthCheck"];
             restart?: components["schemas"]["Restart"];
             instances?: components["schemas"]["Instances"];
+            limits?: components["schemas"]["Limits"];
+            builder?: components["schemas"]["Builder"];
         };
         UpdateService: {
             source?: components["schemas"]["SourceRef"];
@@ -553,6 +574,13 @@ export interface components {
             health?: components["schemas"]["HealthCheck"];
             restart?: components["schemas"]["Restart"];
             instances?: components["schemas"]["Instances"];
+            /** @description As in a create; `null` is the server's default again. */
+            limits?: {
+                memory?: number | null;
+                cpu?: number | null;
+                processes?: number | null;
+            };
+            builder?: components["schemas"]["BuilderOrNull"];
         };
         Service: {
             id: string;
@@ -583,6 +611,8 @@ export interface components {
             };
             restart: components["schemas"]["Restart"];
             instances: number;
+            limits: components["schemas"]["Limits"];
+            builder: components["schemas"]["BuilderOrNull"];
             build: components["schemas"]["BuildOrNull"];
             error: components["schemas"]["ErrorOrNull"];
             /** Format: date-time */
@@ -619,6 +649,8 @@ export interface components {
             };
             restart: components["schemas"]["Restart"];
             instances: number;
+            limits: components["schemas"]["Limits"];
+            builder: components["schemas"]["BuilderOrNull"];
             build: components["schemas"]["BuildOrNull"];
             error: components["schemas"]["ErrorOrNull"];
             /** Format: date-time */
@@ -929,7 +961,9 @@ export interface components {
         Follow: boolean;
         /**
          * @description Any text of the client's own. The same key with the same request within 24 hours makes nothing new and answers
-         *     what the first one made; with another request it is refused.
+         *     what the first one made; with another request it is refused. In profile `dev`, where changes are answered when they
+         *     are settled: a change that failed is answered as it failed, unless that may pass (`error.retryable`) or nobody waited
+         *     for it any more; then it is made anew, as a create that failed always is.
          */
         IdempotencyKey: string;
         /** @description `ETag`s of the service; where none is its present one, nothing is changed. */
@@ -1085,7 +1119,9 @@ export interface operations {
                 "Runtime-Namespace"?: components["parameters"]["Namespace"];
                 /**
                  * @description Any text of the client's own. The same key with the same request within 24 hours makes nothing new and answers
-                 *     what the first one made; with another request it is refused.
+                 *     what the first one made; with another request it is refused. In profile `dev`, where changes are answered when they
+                 *     are settled: a change that failed is answered as it failed, unless that may pass (`error.retryable`) or nobody waited
+                 *     for it any more; then it is made anew, as a create that failed always is.
                  */
                 "Idempotency-Key"?: components["parameters"]["IdempotencyKey"];
             };
@@ -1173,7 +1209,9 @@ export interface operations {
                 "Runtime-Namespace"?: components["parameters"]["Namespace"];
                 /**
                  * @description Any text of the client's own. The same key with the same request within 24 hours makes nothing new and answers
-                 *     what the first one made; with another request it is refused.
+                 *     what the first one made; with another request it is refused. In profile `dev`, where changes are answered when they
+                 *     are settled: a change that failed is answered as it failed, unless that may pass (`error.retryable`) or nobody waited
+                 *     for it any more; then it is made anew, as a create that failed always is.
                  */
                 "Idempotency-Key"?: components["parameters"]["IdempotencyKey"];
                 /** @description `ETag`s of the service; where none is its present one, nothing is changed. */
@@ -1277,7 +1315,9 @@ export interface operations {
                 "Runtime-Namespace"?: components["parameters"]["Namespace"];
                 /**
                  * @description Any text of the client's own. The same key with the same request within 24 hours makes nothing new and answers
-                 *     what the first one made; with another request it is refused.
+                 *     what the first one made; with another request it is refused. In profile `dev`, where changes are answered when they
+                 *     are settled: a change that failed is answered as it failed, unless that may pass (`error.retryable`) or nobody waited
+                 *     for it any more; then it is made anew, as a create that failed always is.
                  */
                 "Idempotency-Key"?: components["parameters"]["IdempotencyKey"];
                 /** @description `ETag`s of the service; where none is its present one, nothing is changed. */
@@ -1385,7 +1425,9 @@ export interface operations {
                 "Runtime-Namespace"?: components["parameters"]["Namespace"];
                 /**
                  * @description Any text of the client's own. The same key with the same request within 24 hours makes nothing new and answers
-                 *     what the first one made; with another request it is refused.
+                 *     what the first one made; with another request it is refused. In profile `dev`, where changes are answered when they
+                 *     are settled: a change that failed is answered as it failed, unless that may pass (`error.retryable`) or nobody waited
+                 *     for it any more; then it is made anew, as a create that failed always is.
                  */
                 "Idempotency-Key"?: components["parameters"]["IdempotencyKey"];
                 /** @description `ETag`s of the service; where none is its present one, nothing is changed. */
@@ -1783,6 +1825,7 @@ export interface operations {
             403: components["responses"]["PermissionDenied"];
             404: components["responses"]["NotFound"];
             406: components["responses"]["NotAcceptable"];
+            410: components["responses"]["Gone"];
             429: components["responses"]["Exhausted"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];

@@ -16,6 +16,8 @@ export interface BuildLogs {
 		query: { readonly after: number; readonly follow: boolean; readonly ended: () => Promise<boolean> },
 		call: Call,
 	): AsyncIterable<BuildLogLine>;
+	/** The revisions of a service that have a log, in any order. */
+	revisions(serviceId: string): Promise<number[]>;
 	/** Removes a revision's log, or all logs of a service. Idempotent. */
 	remove(serviceId: string, revision?: number): Promise<void>;
 }

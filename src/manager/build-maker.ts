@@ -1,10 +1,11 @@
 import type { Blobs } from "../blob/blobs.ts";
-import { type Build, BuildError, type Builder, type SourceTree } from "../builders/builder.ts";
+import type { Build, Builder, Call, SourceTree } from "../builders/builder.ts";
 import { failpoint } from "../failpoint.ts";
+import { named, nearestBuilder } from "./builder-choice.ts";
 import { type Made, type MakeCall, type Maker, StoreFailure } from "./maker.ts";
 import { buildKey, type RevisionRecord, type ServiceRecord } from "./model.ts";
 
-/** The asynchronous flow: the first builder that is for the source makes one executable file, which is stored. */
+/** The asynchronous flow: the builder that is for the source, or that was asked for, makes one executable file, which is stored. */
 export class BuildMaker implements Maker {
 	readonly #builders: readonly Builder[];
 	readonly #blobs: Blobs;
@@ -18,8 +19,13 @@ export class BuildMaker implements Maker {
 
 	async make(service: ServiceRecord, revision: RevisionRecord, source: SourceTree, call: MakeCall): Promise<Made> {
 		const { entrypoint } = revision;
-		const builder = await this.#choose(source, entrypoint, call);
-		await using build = await builder.build(source, { entrypoint, env: {}, target: this.#target }, call);
+		const builder =
+			named(this.#builders, revision.builder) ?? (await nearestBuilder(this.#builders, source, entrypoint, call));
+		await using build = await builder.build(
+			source,
+			{ namespace: service.namespace, entrypoint, env: {}, target: this.#target },
+			call,
+		);
 		failpoint("manager.build_done");
 		try {
 			await this.#store(service, revision.revision, build, call);
@@ -33,9 +39,8 @@ export class BuildMaker implements Maker {
 		return { build: record, launch: null };
 	}
 
-	async #choose(source: SourceTree, entrypoint: string, call: MakeCall): Promise<Builder> {
-		for (const builder of this.#builders) if (await builder.detect(source, entrypoint, call)) return builder;
-		throw nothingToRun("build", entrypoint, this.#builders);
+	async discard(service: ServiceRecord, revision: number, call: Call): Promise<void> {
+		await this.#blobs.in(service.namespace).delete(buildKey(service.id, revision), call);
 	}
 
 	async #store(service: ServiceRecord, revision: number, build: Build, call: MakeCall): Promise<void> {
@@ -45,14 +50,4 @@ export class BuildMaker implements Maker {
 		await blobs.delete(key, call);
 		await blobs.put(key, build.body, { ...call, sha256: build.sha256 });
 	}
-}
-
-/** None of those that could do something with the folder is for it. */
-export function nothingToRun(
-	what: "build" | "run",
-	entrypoint: string,
-	candidates: readonly { readonly markers: readonly string[] }[],
-): BuildError {
-	const markers = candidates.flatMap((candidate) => candidate.markers).join(", ");
-	return new BuildError("source_invalid", `there is nothing to ${what} in ${entrypoint}: it has none of ${markers}`);
 }

@@ -1,6 +1,6 @@
 import type { Call } from "../blob/store.ts";
 import { AppError } from "../errors.ts";
-import { KEY_KEPT_MS, type ServiceName, type ServiceRecord } from "./model.ts";
+import { KEY_KEPT_MS, type RevisionRecord, revisionOf, type ServiceName, type ServiceRecord } from "./model.ts";
 import type { ServiceStore } from "./store.ts";
 import type { CreateRequest, UpdateRequest } from "./wish.ts";
 
@@ -10,8 +10,8 @@ export type ChangeOptions = {
 	readonly guard?: (service: ServiceRecord) => void;
 	/** The same key with the same hash, within a day, makes nothing new: it answers what the first one made. */
 	readonly once?: { readonly key: string; readonly hash: string };
-	/** For a create: nobody sees the service before it is revealed. */
-	readonly hidden?: boolean;
+	/** For a create: the id of a service that nobody sees before it is revealed. */
+	readonly hidden?: string;
 };
 
 /** The changes that make revisions: as they are made here, or answered when they are settled (see synchronous.ts). */
@@ -37,10 +37,13 @@ export type Changed = {
 export class Replays {
 	readonly #store: ServiceStore;
 	readonly #now: () => Date;
+	readonly #verdicts: boolean;
 
-	constructor(store: ServiceStore, now: () => Date) {
+	/** `verdicts`: changes are answered when they are settled, so that one that failed for a passing reason is made anew. */
+	constructor(store: ServiceStore, now: () => Date, verdicts: boolean) {
 		this.#store = store;
 		this.#now = now;
+		this.#verdicts = verdicts;
 	}
 
 	/** Whether what is remembered from then counts no more, collected or not. */
@@ -64,6 +67,16 @@ export class Replays {
 				field: "Idempotency-Key",
 				hint: "Use a new key to create it again.",
 			});
-		return { service, revision: done.revision, revised, replayed: true };
+		const { revision } = done;
+		if (this.#verdicts) {
+			const record = revisionOf(service, revision) ?? (await this.#store.revision(service.id, revision));
+			if (record?.error?.retryable === true && record.status === "Error" && !hasRun(service, record)) return undefined;
+		}
+		return { service, revision, revised, replayed: true };
 	}
+}
+
+/** Whether a revision that is in Error came to run before. */
+export function hasRun(service: ServiceRecord, record: RevisionRecord): boolean {
+	return service.live === record.revision || record.error?.code === "crash_loop";
 }

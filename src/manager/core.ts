@@ -13,13 +13,16 @@ import { DEFAULT_RETRY, Driver, type RetryTimes } from "./driver.ts";
 import { Editor } from "./editor.ts";
 import { FolderMaker } from "./folder-maker.ts";
 import { Follow } from "./follow.ts";
+import type { Ceiling } from "./limits.ts";
 import type { Logger } from "./logger.ts";
 import { Manager } from "./manager.ts";
 import { Queries } from "./queries.ts";
-import { isUploaded, type RemoteSources } from "./remote-sources.ts";
+import { commitOf, isUploaded, type RemoteSources } from "./remote-sources.ts";
 import type { ServiceStore } from "./store.ts";
 import { Synchronous } from "./synchronous.ts";
 import { TrustDomain } from "./trust-domain.ts";
+import { Uploads } from "./uploads.ts";
+import { Waiters } from "./waiters.ts";
 
 /** Everything that the manager stands on. */
 export type Ports = {
@@ -47,6 +50,8 @@ export type CoreSettings = CollectorSettings & {
 	readonly buildTimeoutMs: number;
 	/** Milliseconds until the verdict of a synchronous change. */
 	readonly synchronousTimeoutMs: number;
+	/** The most that a service's limits may say. */
+	readonly ceiling: Ceiling;
 	/** Milliseconds before what failed is tried again: at first, and at most; it doubles in between. */
 	readonly retryMs?: RetryTimes;
 };
@@ -70,28 +75,35 @@ export function createCore(ports: Ports, settings: CoreSettings): Core {
 			? new BuildMaker(flow.builders, blobs, runtime.target)
 			: new FolderMaker(flow.launchers, flow.directories, runtime.target);
 	const bulletin = new Bulletin();
-	const editor = new Editor(store, bulletin, now);
+	const editor = new Editor(store, bulletin, now, settings.keepBuilds);
+	const waiters = new Waiters();
 	const builds = new Builds(
 		{
-			...{ editor, maker, buildLogs, log },
-			openSource: (namespace, source) =>
-				isUploaded(source) ? ports.openUpload(namespace, source) : remotes.open(source),
+			...{ store, editor, maker, buildLogs, log },
+			openSource: (namespace, wish) =>
+				isUploaded(wish.source) ? ports.openUpload(namespace, wish.source) : remotes.open(wish.source, commitOf(wish)),
 		},
 		{ parallel: settings.parallelBuilds, timeoutMs: settings.buildTimeoutMs },
 	);
 	const driver = new Driver({
-		...{ store, editor, builds, blobs, directories, runtime, buildLogs, log, now },
+		...{ store, editor, builds, blobs, directories, runtime, buildLogs, log, now, waiters },
 		retryMs: settings.retryMs ?? DEFAULT_RETRY,
 	});
 	const trust = new TrustDomain(store, runtime.trust);
 	const queries = new Queries(store, blobs);
-	const replays = new Replays(store, now);
-	const manager = new Manager({ store, queries, replays, editor, driver, blobs, newId, trust, remotes });
+	const { ceiling } = settings;
+	const builders = ("builders" in flow ? flow.builders : flow.launchers).map(({ name }) => name);
+	const uploads = new Uploads({ store, blobs, newId });
+	const replays = new Replays(store, now, directories !== null);
+	const manager = new Manager({
+		...{ store, queries, replays, editor, driver, uploads, newId, trust, remotes, ceiling, builders },
+	});
 	const timeoutMs = settings.synchronousTimeoutMs;
 	return {
 		...{ driver, manager, queries },
-		changes: directories === null ? manager : new Synchronous({ manager, store, bulletin, timeoutMs }),
-		collector: new Collector({ store, editor, blobs, directories, buildLogs, now }, settings),
+		changes:
+			directories === null ? manager : new Synchronous({ manager, driver, store, bulletin, waiters, newId, timeoutMs }),
+		collector: new Collector({ store, editor, blobs, uploads, directories, buildLogs, log, now }, settings),
 		follow: new Follow({ store, bulletin, runtime, buildLogs }),
 	};
 }

@@ -1,5 +1,5 @@
 import { AppError } from "../errors.ts";
-import type { RevisionError, RevisionRecord, ServiceEvent, ServiceRecord, Status, Wish } from "./model.ts";
+import type { KeptSource, RevisionError, RevisionRecord, ServiceEvent, ServiceRecord, Status, Wish } from "./model.ts";
 import { revisionOf, sourceId } from "./model.ts";
 import { isUploaded } from "./remote-sources.ts";
 import type { Commit } from "./store.ts";
@@ -12,21 +12,23 @@ export class Draft {
 	#service: ServiceRecord;
 	readonly #expected: number | null;
 	readonly #now: string;
+	readonly #keepSources: number;
 	readonly #changed = new Map<number, RevisionRecord>();
 	readonly #events: ServiceEvent[] = [];
 	#requireSource: string | undefined;
 	#remember: Commit["remember"];
 	#touched = false;
 
-	private constructor(service: ServiceRecord, expected: number | null, now: string) {
+	private constructor(service: ServiceRecord, expected: number | null, now: string, keepSources: number) {
 		this.#service = service;
 		this.#expected = expected;
 		this.#now = now;
+		this.#keepSources = keepSources;
 	}
 
-	/** A change of a service as it was read. */
-	static of(service: ServiceRecord, now: string): Draft {
-		return new Draft(service, service.stamp, now);
+	/** A change of a service as it was read. `keepSources`: of how many revisions that ran in place the sources are kept. */
+	static of(service: ServiceRecord, now: string, keepSources = 0): Draft {
+		return new Draft(service, service.stamp, now, keepSources);
 	}
 
 	/** A service that does not exist yet; its first revision is added next. */
@@ -49,6 +51,7 @@ export class Draft {
 			},
 			null,
 			now,
+			0,
 		);
 	}
 
@@ -128,8 +131,10 @@ export class Draft {
 			(record) =>
 				isActive(record.status) || record.revision === this.#service.live || record.revision === this.#service.newest,
 		);
+		const sources = keptSources(this.#service, this.#keepSources);
 		this.#service = {
 			...this.#service,
+			...(sources.length === 0 ? {} : { sources }),
 			revisions: kept,
 			stamp: (this.#expected ?? 0) + 1,
 			updatedAt: this.#now,
@@ -159,4 +164,12 @@ export class Draft {
 		this.#events.push({ seq, time: this.#now, revision, from, to, ...(error === null ? {} : { error }) });
 		this.#touched = true;
 	}
+}
+
+/** The newest sources, one for each, of revisions that were run in place. */
+function keptSources({ revisions, sources = [] }: ServiceRecord, most: number): readonly KeptSource[] {
+	const run = revisions.filter(({ launch, source }) => launch !== null && isUploaded(source));
+	const all = [...sources, ...run.map(({ revision, source }) => ({ revision, source }))];
+	all.sort((a, b) => b.revision - a.revision);
+	return all.filter(({ source }, index) => all.findIndex((other) => other.source === source) === index).slice(0, most);
 }

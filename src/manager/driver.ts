@@ -2,18 +2,20 @@ import type { Blobs } from "../blob/blobs.ts";
 import { isAppError } from "../errors.ts";
 import { failpoint } from "../failpoint.ts";
 import type { Observed, Runtime } from "../runtimes/runtime.ts";
+import { Semaphore } from "../semaphore.ts";
 import type { Directories } from "../sources/directories.ts";
 import type { BuildLogs } from "./build-log.ts";
 import type { Builds } from "./builds.ts";
 import type { Editor } from "./editor.ts";
 import type { Logger } from "./logger.ts";
 import { type RevisionRecord, revisionError, revisionOf, type ServiceRecord } from "./model.ts";
-import { failStart, isWatched, reconcile, servesUnwanted, unwanted, wantsApply } from "./reconcile.ts";
-import { discard } from "./rules.ts";
+import { isWatched, reconcile, servesUnwanted, unwanted, wantsApply } from "./reconcile.ts";
+import { Remover } from "./remover.ts";
+import { discard, mayBuild, mayRun } from "./rules.ts";
 import { RuntimeWatch } from "./runtime-watch.ts";
-import { Semaphore } from "./semaphore.ts";
-import { specOf } from "./spec.ts";
+import { Starter } from "./starter.ts";
 import type { ServiceStore } from "./store.ts";
+import type { Waiters } from "./waiters.ts";
 
 export type DriverDeps = {
 	readonly store: ServiceStore;
@@ -25,6 +27,7 @@ export type DriverDeps = {
 	readonly runtime: Runtime;
 	readonly buildLogs: BuildLogs;
 	readonly log: Logger;
+	readonly waiters: Waiters;
 	readonly now: () => Date;
 	readonly retryMs: RetryTimes;
 };
@@ -46,6 +49,8 @@ const START_SLACK_MS = 180_000;
  */
 export class Driver {
 	readonly #deps: DriverDeps;
+	readonly #starter: Starter;
+	readonly #remover: Remover;
 	readonly #slots = new Semaphore(PARALLEL_STEPS);
 	/** Services with a step under way; `true`: another one is due after it. */
 	readonly #running = new Map<string, boolean>();
@@ -56,14 +61,14 @@ export class Driver {
 
 	constructor(deps: DriverDeps) {
 		this.#deps = deps;
+		this.#remover = new Remover(deps);
+		this.#starter = new Starter({ ...deps, wake: (id) => this.wake(id) });
 	}
 
 	/** Takes up what an earlier server left, then follows the runtime. Resolves when every service was woken. */
 	async start(): Promise<void> {
 		failpoint("manager.recover");
 		for await (const service of this.#deps.store.all()) {
-			// Whoever was creating it has had no answer.
-			if (service.hidden === true) await this.#deps.editor.edit(service.id, discard);
 			if (service.revisions.some((revision) => revision.status === "Building")) await this.#putBack(service);
 			this.wake(service.id);
 		}
@@ -148,14 +153,28 @@ export class Driver {
 		const { store, builds, runtime } = this.#deps;
 		const service = await store.getById(id);
 		if (service === undefined) return undefined;
+		if (this.#isForsaken(service)) {
+			await this.#deps.editor.edit(id, (draft) => {
+				if (this.#isForsaken(draft.service)) discard(draft);
+			});
+			this.wake(id);
+			return undefined;
+		}
 		const building = builds.building(id);
 		if (building !== undefined && !mayBuild(service, building)) {
 			leave();
-			await builds.stop(id);
+			await builds.stop(id, building);
+		}
+		const remaking = builds.remaking(id);
+		if (remaking !== undefined && !mayRun(service, remaking)) {
+			leave();
+			await builds.stop(id, remaking);
 		}
 		if (service.desired === "removed") {
 			leave();
-			return this.#remove(service, signal);
+			await this.#remover.remove(service, signal);
+			this.#failures.delete(id);
+			return undefined;
 		}
 		// Its end could not be recorded. Builds begin nowhere but in a step, so that nobody else is at it.
 		if (builds.building(id) === undefined && service.revisions.some(({ status }) => status === "Building")) {
@@ -183,7 +202,8 @@ export class Driver {
 		const due = wantsApply(current, observed);
 		if (due !== undefined) {
 			failpoint("manager.before_apply");
-			if (!(await this.#apply(current, due, signal))) return this.#deps.retryMs.first * 10;
+			const remade = (failure: unknown) => this.#track(this.#remade(current, due, failure, signal));
+			if (!(await this.#starter.apply(current, due, signal, remade))) return this.#deps.retryMs.first * 10;
 			failpoint("manager.after_apply");
 		}
 		const after = await runtime.observe(service, { signal });
@@ -194,7 +214,7 @@ export class Driver {
 			);
 			if (draft.touched) failpoint("manager.before_verdict");
 		});
-		if (builds.building(id) === undefined) this.#failures.delete(id);
+		if (builds.building(id) === undefined && builds.remaking(id) === undefined) this.#failures.delete(id);
 		if (done !== undefined && done.stamp !== current.stamp) {
 			failpoint("manager.after_verdict");
 			this.wake(id);
@@ -202,6 +222,14 @@ export class Driver {
 		return done?.revisions.some((revision) => isWatched(revision) || revision.status === "Stopping")
 			? POLL_MS
 			: undefined;
+	}
+
+	/**
+	 * Whether nobody waits any more for a service that is being created: it failed, whoever asked went away, or the server
+	 * was killed. What is decided here is tried again until it is on disk.
+	 */
+	#isForsaken({ id, hidden, desired }: ServiceRecord): boolean {
+		return hidden === true && desired !== "removed" && !this.#deps.waiters.has(id, 1);
 	}
 
 	/** What the runtime sees; undefined where it cannot be reached, and then the service is Unknown. */
@@ -243,48 +271,20 @@ export class Driver {
 		this.wake(service.id);
 	}
 
-	/** True when the runtime has taken the wish; false when it cannot be reached; Error when it will never take it. */
-	async #apply(service: ServiceRecord, revision: RevisionRecord, signal: AbortSignal): Promise<boolean> {
-		const spec = specOf(service, revision, this.#deps);
-		if (spec === undefined) return true;
+	/** The folder of a revision was made again, or could not be; where it was, it is started in the next step. */
+	async #remade(
+		service: ServiceRecord,
+		revision: RevisionRecord,
+		failure: unknown,
+		signal: AbortSignal,
+	): Promise<void> {
 		try {
-			if (spec.program.kind === "directory" && !(await this.#deps.directories?.exists(service.id, revision.revision)))
-				await this.#deps.builds.remake(service, revision, signal);
-			await this.#deps.runtime.apply(spec, { signal });
-			return true;
+			if (failure === undefined) this.wake(service.id);
+			else if (!(await this.#starter.refuse(service, revision, failure, signal)))
+				this.#wakeLater(service.id, this.#deps.retryMs.first * 10);
 		} catch (error) {
-			if (signal.aborted) throw error;
-			if (isAppError(error, "unavailable")) return false;
-			this.#deps.log.error({ err: error, service: service.id, revision: revision.revision }, "a start failed");
-			const words = isAppError(error) ? error.message : "it could not be started; the server's log says why";
-			const failure = revisionError("internal", "start", words, { retryable: true });
-			const observed = await this.#deps.runtime.observe(service, { signal });
-			await this.#deps.editor.edit(service.id, (draft) => {
-				const record = revisionOf(draft.service, revision.revision);
-				if (record?.generation === revision.generation && isWatched(record) && record.status !== "Error")
-					failStart(draft, record, failure, observed);
-			});
-			return true;
+			if (!signal.aborted) this.#wakeLater(service.id, this.#failed(service.id, error));
 		}
-	}
-
-	/** The end of a service: its build, its processes, its bytes and at last its record. */
-	async #remove(service: ServiceRecord, signal: AbortSignal): Promise<undefined> {
-		const { runtime, blobs, buildLogs, store, builds } = this.#deps;
-		await builds.stop(service.id);
-		await runtime.remove(service, { signal });
-		failpoint("manager.runtime_removed");
-		const stored = blobs.in(service.namespace);
-		for await (const key of stored.list(`build/${service.id}/`, { signal })) await stored.delete(key, { signal });
-		await this.#deps.directories?.remove(service.id);
-		await buildLogs.remove(service.id);
-		failpoint("manager.bytes_removed");
-		const current = await store.getById(service.id);
-		if (current !== undefined) await store.remove(current);
-		failpoint("manager.record_removed");
-		this.#failures.delete(service.id);
-		this.#deps.editor.announce(service.id);
-		this.#deps.log.info({ service: service.id, name: service.name, version: service.version }, "service removed");
 	}
 
 	/** `failure`: its end could not be recorded; the next step puts it back, after a while. */
@@ -299,9 +299,4 @@ export class Driver {
 				if (status === "Building") draft.move(revision, "Pending");
 		});
 	}
-}
-
-function mayBuild(service: ServiceRecord, revision: number): boolean {
-	const status = revisionOf(service, revision)?.status;
-	return service.desired === "running" && (status === "Pending" || status === "Building");
 }

@@ -12,11 +12,14 @@ export class Editor {
 	readonly #store: ServiceStore;
 	readonly #bulletin: Bulletin;
 	readonly #now: () => Date;
+	readonly #keepSources: number;
 
-	constructor(store: ServiceStore, bulletin: Bulletin, now: () => Date) {
+	/** `keepSources`: as for a draft. */
+	constructor(store: ServiceStore, bulletin: Bulletin, now: () => Date, keepSources: number) {
 		this.#store = store;
 		this.#bulletin = bulletin;
 		this.#now = now;
+		this.#keepSources = keepSources;
 	}
 
 	timestamp(): string {
@@ -31,7 +34,7 @@ export class Editor {
 		for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
 			const service = await this.#store.getById(id);
 			if (service === undefined) return undefined;
-			const draft = Draft.of(service, this.timestamp());
+			const draft = Draft.of(service, this.timestamp(), this.#keepSources);
 			await decide(draft);
 			if (!draft.touched) return service;
 			const done = await this.commit(draft);

@@ -1,5 +1,5 @@
 import { createReadStream } from "node:fs";
-import { type FileHandle, mkdir, open, rm } from "node:fs/promises";
+import { type FileHandle, mkdir, open, readdir, rm } from "node:fs/promises";
 import path from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import type { Call } from "../blob/store.ts";
@@ -7,6 +7,7 @@ import { messageOf, systemCode } from "../errors.ts";
 import type { BuildLogLine, BuildLogs, BuildLogWriter } from "./build-log.ts";
 
 const POLL_MS = 50;
+const ENDING = ".ndjson";
 
 /** Build logs as NDJSON files, one for each revision, below one folder. */
 export class FileBuildLogs implements BuildLogs {
@@ -49,13 +50,23 @@ export class FileBuildLogs implements BuildLogs {
 		}
 	}
 
+	async revisions(serviceId: string): Promise<number[]> {
+		try {
+			const names = await readdir(path.join(this.#folder, serviceId));
+			return names.flatMap((name) => (name.endsWith(ENDING) ? [Number(name.slice(0, -ENDING.length))] : []));
+		} catch (error) {
+			if (systemCode(error) === "ENOENT") return [];
+			throw error;
+		}
+	}
+
 	async remove(serviceId: string, revision?: number): Promise<void> {
 		const place = revision === undefined ? path.join(this.#folder, serviceId) : this.#file(serviceId, revision);
 		await rm(place, { recursive: true, force: true });
 	}
 
 	#file(serviceId: string, revision: number): string {
-		return path.join(this.#folder, serviceId, `${revision}.ndjson`);
+		return path.join(this.#folder, serviceId, `${revision}${ENDING}`);
 	}
 }
 

@@ -3,8 +3,7 @@ import { AppError, isAppError } from "../errors.ts";
 import type { LogItem, LogQuery, Runtime } from "../runtimes/runtime.ts";
 import type { BuildLogLine, BuildLogs } from "./build-log.ts";
 import type { Bulletin } from "./bulletin.ts";
-import type { ServiceEvent, ServiceRecord } from "./model.ts";
-import { revisionOf } from "./model.ts";
+import { logRevision, type RevisionRecord, revisionOf, type ServiceEvent, type ServiceRecord } from "./model.ts";
 import type { ServiceStore } from "./store.ts";
 
 export type Gap = { readonly gap: { readonly from: number; readonly to: number } };
@@ -66,8 +65,8 @@ export class Follow {
 	}
 
 	/**
-	 * How a revision was built: the named one, or the newest that was built or is to be. Rejects with `not_found` before the
-	 * first line; ends with `end` once no more can come.
+	 * How a revision was built: the named one, or the newest that was built or is to be. Rejects with `not_found`, or `gone`
+	 * where the log was collected, before the first line; ends with `end` once no more can come.
 	 */
 	async buildLog(
 		service: ServiceRecord,
@@ -80,8 +79,17 @@ export class Follow {
 			throw new AppError("not_found", `${service.name}:${service.version} has no revision ${revision}`, {
 				field: "revision",
 			});
-		// One that shares its predecessor's build shares its log.
-		return this.#buildLines(service.id, record.build?.revision ?? record.revision, query, call);
+		const number = logRevision(record);
+		// Those at hand keep theirs; it may not have been begun.
+		if (revisionOf(service, record.revision) === undefined && wasBuilt(record)) {
+			const kept = await this.#deps.buildLogs.revisions(service.id);
+			if (!kept.includes(number))
+				throw new AppError(
+					"gone",
+					`the build log of revision ${record.revision} of ${service.name}:${service.version} is no longer kept`,
+				);
+		}
+		return this.#buildLines(service.id, number, query, call);
 	}
 
 	async *#buildLines(
@@ -112,6 +120,11 @@ export class Follow {
 			await news.next(signal, LOOK_MS);
 		}
 	}
+}
+
+/** Whether its build was begun, and with it a log: not of one that was cancelled before its turn came. */
+function wasBuilt({ build, launch, error }: RevisionRecord): boolean {
+	return build !== null || launch !== null || (error !== null && error.phase !== "pending");
 }
 
 /** What comes until the signal is aborted; that a runtime rejects then is its right and no fault. */

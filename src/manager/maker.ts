@@ -1,4 +1,4 @@
-import type { BuildLog, SourceTree } from "../builders/builder.ts";
+import { BuildError, type BuildLog, type Call, type SourceTree } from "../builders/builder.ts";
 import type { Launch } from "../builders/launcher.ts";
 import type { BuildRecord, RevisionRecord, ServiceRecord } from "./model.ts";
 
@@ -11,6 +11,8 @@ export type MakeCall = { readonly signal: AbortSignal; readonly log: BuildLog };
 export interface Maker {
 	/** Rejects with BuildError, StoreFailure, what the source rejects with, or `cancelled`; then nothing is left behind. */
 	make(service: ServiceRecord, revision: RevisionRecord, source: SourceTree, call: MakeCall): Promise<Made>;
+	/** Removes what was made, for a revision that does not have it and never will. Idempotent. */
+	discard(service: ServiceRecord, revision: number, call: Call): Promise<void>;
 }
 
 /** Row 16: the build was made but could not be kept. */
@@ -18,4 +20,14 @@ export class StoreFailure extends Error {
 	constructor(cause: unknown) {
 		super("the build could not be stored", { cause });
 	}
+}
+
+/** None of those that could do something with the folder is for it. */
+export function nothingToRun(
+	what: "build" | "run",
+	entrypoint: string,
+	candidates: readonly { readonly markers: readonly string[] }[],
+): BuildError {
+	const markers = candidates.flatMap((candidate) => candidate.markers).join(", ");
+	return new BuildError("source_invalid", `there is nothing to ${what} in ${entrypoint}: it has none of ${markers}`);
 }

@@ -1,36 +1,40 @@
-import type { Blobs } from "../blob/blobs.ts";
 import type { Call } from "../blob/store.ts";
 import { AppError, isAppError } from "../errors.ts";
 import { failpoint } from "../failpoint.ts";
+import { checkBuilder } from "./builder-choice.ts";
 import type { Changed, ChangeOptions, Changes, Replays } from "./changes.ts";
 import { Draft } from "./draft.ts";
 import type { Driver } from "./driver.ts";
 import type { Editor } from "./editor.ts";
-import {
-	type RevisionRecord,
-	revisionError,
-	type ServiceName,
-	type ServiceRecord,
-	type SourceRecord,
-	sourceKey,
-} from "./model.ts";
+import { type Ceiling, checkLimits } from "./limits.ts";
+import { locate } from "./locator.ts";
+import type { ServiceName, ServiceRecord, SourceRecord } from "./model.ts";
 import type { Queries } from "./queries.ts";
-import { isUploaded, type RemoteSources } from "./remote-sources.ts";
+import { type RemoteSources, remoteOf } from "./remote-sources.ts";
 import {
 	begin,
+	cancel,
 	discard,
 	exists,
+	forsake,
 	halt,
 	missing,
-	onItsWay,
-	phaseOf,
 	refuseRemoved,
 	refuseWhileStopping,
 	supersede,
 } from "./rules.ts";
 import type { ServiceStore } from "./store.ts";
 import type { TrustDomain } from "./trust-domain.ts";
-import { type CreateRequest, changedWish, changesRevision, merged, newWish, type UpdateRequest } from "./wish.ts";
+import type { Uploads } from "./uploads.ts";
+import {
+	type CreateRequest,
+	changedWish,
+	changesRevision,
+	createRequest,
+	merged,
+	newWish,
+	type UpdateRequest,
+} from "./wish.ts";
 
 export type ManagerDeps = {
 	readonly store: ServiceStore;
@@ -38,9 +42,12 @@ export type ManagerDeps = {
 	readonly replays: Replays;
 	readonly editor: Editor;
 	readonly driver: Driver;
-	readonly blobs: Blobs;
+	readonly uploads: Uploads;
 	readonly trust: TrustDomain;
 	readonly remotes: RemoteSources;
+	readonly ceiling: Ceiling;
+	/** Names of the builders; in the synchronous flow of the launchers. */
+	readonly builders: readonly string[];
 	/** A new unique id, of letters, digits and `-`. */
 	readonly newId: () => string;
 };
@@ -66,16 +73,7 @@ export class Manager implements Changes {
 		body: AsyncIterable<Uint8Array>,
 		options: Call & { readonly maxBytes: number; readonly sha256?: string },
 	): Promise<SourceRecord> {
-		const id = this.#deps.newId();
-		const key = sourceKey(id);
-		const blobs = this.#deps.blobs.in(namespace);
-		failpoint("manager.upload_begun");
-		const { sha256, size, createdAt } = await blobs.put(key, body, options);
-		failpoint("manager.upload_stored");
-		const record: SourceRecord = { namespace, id, sha256, size, createdAt };
-		await this.#deps.store.putSource(record);
-		failpoint("manager.upload_recorded");
-		return record;
+		return this.#deps.uploads.take(namespace, body, options);
 	}
 
 	async create(
@@ -84,24 +82,26 @@ export class Manager implements Changes {
 		options: ChangeOptions = {},
 		call: Call = AT_LEISURE,
 	): Promise<Changed> {
-		const { once, hidden = false } = options;
+		const { once, hidden } = options;
 		const { name, version = "latest" } = request;
-		newWish(request);
+		newWish(request, null);
+		checkLimits(request.limits, this.#deps.ceiling);
+		checkBuilder(request.builder, this.#deps.builders);
 		const before = await this.#deps.replays.recalled(namespace, once);
 		if (before !== undefined) return before;
 		const existing = await this.#deps.store.get({ namespace, name, version });
 		if (existing !== undefined) throw exists(existing);
-		const located = await this.#locate(request, call);
-		const wish = newWish(located);
+		const { located, remote } = await locate(this.#deps.remotes, request, call);
+		const wish = newWish(located, remote);
 		const metadata = located.metadata ?? {};
 		const draft = Draft.create(
-			{ id: this.#deps.newId(), namespace, name, version, metadata },
+			{ id: hidden ?? this.#deps.newId(), namespace, name, version, metadata },
 			this.#deps.editor.timestamp(),
 		);
 		draft.add(wish, null);
 		draft.require(wish.source);
 		// What failed synchronously may be tried again with the same key.
-		if (hidden) draft.set({ hidden });
+		if (hidden !== undefined) draft.set({ hidden: true });
 		else draft.remember(once);
 		failpoint("manager.before_pending");
 		const service = await this.#deps.trust
@@ -113,7 +113,7 @@ export class Manager implements Changes {
 			// Somebody was faster; it may have been this very request, sent twice.
 			const twin = await this.#deps.replays.recalled(namespace, once);
 			if (twin !== undefined) return twin;
-			throw exists({ name, version });
+			throw exists((await this.#deps.store.get({ namespace, name, version })) ?? { name, version });
 		}
 		return { service, revision: service.newest, revised: true, replayed: false };
 	}
@@ -130,35 +130,12 @@ export class Manager implements Changes {
 		const existing = await this.#deps.store.get(name);
 		if (existing !== undefined) return this.update(name, request, options, call);
 		try {
-			return await this.create(name.namespace, this.createRequest(name, request, options), options, call);
+			return await this.create(name.namespace, createRequest(name, request, options), options, call);
 		} catch (error) {
 			// Somebody created it meanwhile: then this is an update.
 			if (!isAppError(error, "conflict") || (await this.#deps.store.get(name)) === undefined) throw error;
 			return this.update(name, request, options, call);
 		}
-	}
-
-	/** What a PUT of a service that does not exist creates. */
-	createRequest(name: ServiceName, request: UpdateRequest, options: ChangeOptions): CreateRequest {
-		const { source, env, metadata, ...rest } = request;
-		if (source === undefined)
-			throw new AppError(
-				"not_found",
-				`there is no service ${name.name}:${name.version}, and a new one needs a source`,
-				{
-					field: "source",
-					hint: "Upload one with POST /sources, and send the key of its answer.",
-				},
-			);
-		if (options.guard !== undefined)
-			throw new AppError("precondition_failed", `there is no ${name.name}:${name.version} to match`, {
-				field: "If-Match",
-			});
-		return {
-			...rest,
-			...{ name: name.name, version: name.version, source },
-			...{ env: merged({}, env), metadata: merged({}, metadata) },
-		};
 	}
 
 	/** Applies a merge patch. */
@@ -169,29 +146,36 @@ export class Manager implements Changes {
 		call: Call = AT_LEISURE,
 	): Promise<Changed> {
 		const revised = changesRevision(asked);
+		checkLimits(asked.limits, this.#deps.ceiling);
+		checkBuilder(asked.builder, this.#deps.builders);
 		const before = await this.#deps.replays.recalled(name.namespace, options.once, revised);
 		if (before !== undefined) return before;
 		// Nothing is asked of a remote for a service that is not there.
 		if (asked.source !== undefined) await this.#deps.queries.get(name);
-		const request = await this.#locate(asked, call);
+		const { located: request, remote } = await locate(this.#deps.remotes, asked, call);
 		return this.#revise(name, options, revised, async (draft) => {
 			const { service } = draft;
 			if (request.metadata !== undefined) draft.set({ metadata: merged(service.metadata, request.metadata) });
 			if (!revised) return;
-			const basis = await this.#basis(service, request);
-			const wish = changedWish(basis, request);
-			const rebuilt = request.source !== undefined || wish.entrypoint !== basis.entrypoint || basis.build === null;
+			const basis = await this.#deps.queries.basis(service, request);
+			const wish = changedWish(basis, request, remote);
+			const remade = wish.entrypoint !== basis.entrypoint || wish.builder !== (basis.builder ?? null);
+			const rebuilt = request.source !== undefined || remade || basis.build === null;
 			supersede(draft);
 			draft.add(wish, rebuilt ? null : basis.build);
 			if (rebuilt) draft.require(wish.source);
 		});
 	}
 
-	/** A new revision with an old one's build, arguments and environment; nothing is built. Rejects with `gone` where the build is no longer kept. */
+	/**
+	 * A new revision with an old one's build, arguments and environment; nothing is built. Where there are no builds, its
+	 * source is prepared again. Rejects with `gone` where the build, or the source, is no longer kept.
+	 */
 	async rollback(name: ServiceName, revision: number, options: ChangeOptions = {}): Promise<Changed> {
-		return this.#revise(name, options, true, async (draft) => {
-			const { source, entrypoint, args, env, health, restart, instances, build, launch } =
-				await this.#deps.queries.revision(draft.service, revision);
+		const back = this.#revise(name, options, true, async (draft) => {
+			const old = await this.#deps.queries.revision(draft.service, revision);
+			const { source, entrypoint, args, env, health, restart, instances, limits = {}, builder = null } = old;
+			const { build, launch } = old;
 			if (build === null && launch === null)
 				throw new AppError("conflict", `revision ${revision} was never built`, {
 					field: "revision",
@@ -203,8 +187,17 @@ export class Manager implements Changes {
 					hint: "Update the service with that revision's source instead.",
 				});
 			supersede(draft);
-			draft.add({ source, entrypoint, args, env, health, restart, instances }, build);
+			const wish = { source, remote: remoteOf(old), entrypoint, args, env, health };
+			draft.add({ ...wish, restart, instances, limits, builder }, build);
 			if (build === null) draft.require(source);
+		});
+		return back.catch((error: unknown) => {
+			if (!isAppError(error, "not_found") || error.field !== "source") throw error;
+			throw new AppError("gone", `the source of revision ${revision} is no longer kept`, {
+				cause: error,
+				field: "revision",
+				hint: "Upload it again, and update the service with it.",
+			});
 		});
 	}
 
@@ -230,19 +223,9 @@ export class Manager implements Changes {
 		return service;
 	}
 
-	/** Removes a service that was created hidden and came to nothing. */
-	async discard(id: string): Promise<void> {
-		await this.#deps.editor.edit(id, discard);
-		this.#deps.driver.wake(id);
-	}
-
 	/** Cancels a revision for whom nobody waits any more, if it is still on its way. */
 	async abandon(id: string, revision: number): Promise<void> {
-		await this.#deps.editor.edit(id, (draft) => {
-			const pending = onItsWay(draft.service);
-			if (pending?.revision === revision)
-				draft.move(revision, "Error", revisionError("cancelled", phaseOf(pending), "whoever asked for it went away"));
-		});
+		await this.#deps.editor.edit(id, (draft) => forsake(draft, revision));
 		this.#deps.driver.wake(id);
 	}
 
@@ -268,14 +251,7 @@ export class Manager implements Changes {
 
 	/** Cancels the revision that is on its way. Rejects with `conflict` where there is none, or another than was named. */
 	async cancel(name: ServiceName, revision?: number): Promise<ServiceRecord> {
-		return this.#change(name, (draft) => {
-			const newest = onItsWay(draft.service);
-			if (newest === undefined || (revision !== undefined && revision !== newest.revision))
-				throw new AppError("conflict", `revision ${revision ?? draft.service.newest} is not on its way`, {
-					hint: "Read the service to see what it is doing.",
-				});
-			draft.move(newest.revision, "Error", revisionError("cancelled", phaseOf(newest), "cancelled on request"));
-		});
+		return this.#change(name, (draft) => cancel(draft, revision));
 	}
 
 	async #change(name: ServiceName, decide: (draft: Draft) => void | Promise<void>): Promise<ServiceRecord> {
@@ -313,31 +289,5 @@ export class Manager implements Changes {
 		});
 		failpoint("manager.after_update");
 		return twin ?? { service, revision: service.newest, revised, replayed: false };
-	}
-
-	/** Settles what a remote means now; one whose host does not answer is kept as it was typed, and settled by the build. */
-	async #locate<T extends UpdateRequest>(request: T, call: Call): Promise<T> {
-		const { source: typed } = request;
-		if (typed === undefined || isUploaded(typed)) return request;
-		const metadata = { source: typed, ...request.metadata };
-		try {
-			const { source, folder } = await this.#deps.remotes.pin(typed, call);
-			return { ...request, source, metadata, entrypoint: request.entrypoint ?? folder };
-		} catch (error) {
-			if (!isAppError(error, "unavailable")) throw error;
-			return { ...request, metadata };
-		}
-	}
-
-	/**
-	 * What a patch is laid over: the newest revision that was asked for. Where that one came to no build and the patch brings
-	 * no source, the live one's source and build are kept: the same would only fail again.
-	 */
-	async #basis(service: ServiceRecord, request: UpdateRequest): Promise<RevisionRecord> {
-		const newest = await this.#deps.queries.revision(service, service.newest);
-		const hopeless = newest.status === "Error" && newest.build === null && newest.launch === null;
-		if (!hopeless || request.source !== undefined || service.live === null) return newest;
-		const { source, entrypoint, build, launch } = await this.#deps.queries.revision(service, service.live);
-		return { ...newest, source, entrypoint, build, launch };
 	}
 }

@@ -57,16 +57,40 @@ export type BuildRecord = {
 	readonly collected?: boolean;
 };
 
+/**
+ * How far a git remote is settled. `deferred`: its host did not answer when it was asked for, so that it is kept as it was
+ * typed and settled while Building; unless an entrypoint was given with it, that is then the folder that was typed.
+ */
+export type RemoteState =
+	| { readonly state: "pinned"; readonly commit: string }
+	| { readonly state: "deferred"; readonly entrypoint: "given" | "typed_folder" };
+
 /** What a person asked for; stored whole in each revision. */
 export type Wish = {
-	/** `source://<id>`. */
+	/** `source://<id>`, `URL@COMMIT` of a remote, or a remote as it was typed where it is not settled yet. */
 	readonly source: string;
+	/** Null of an uploaded source. Records of before it was kept are without it: read it by `remoteOf`. */
+	readonly remote?: RemoteState | null;
 	readonly entrypoint: string;
 	readonly args: readonly string[];
 	readonly env: Readonly<Record<string, string>>;
 	readonly health: Health;
 	readonly restart: RestartPolicy;
 	readonly instances: number;
+	/** What was asked for; the runtime's defaults are for the rest. Absent: nothing was. */
+	readonly limits?: WantedLimits;
+	/** The builder that was asked for (in the synchronous flow the launcher). Absent or null: the one that is for the source. */
+	readonly builder?: string | null;
+};
+
+/** The most that an instance may use. */
+export type WantedLimits = {
+	/** MiB. */
+	readonly memory?: number;
+	/** Cores. */
+	readonly cpu?: number;
+	/** Processes and threads. */
+	readonly processes?: number;
 };
 
 export type RevisionRecord = Wish & {
@@ -83,6 +107,9 @@ export type RevisionRecord = Wish & {
 	readonly createdAt: string;
 	readonly updatedAt: string;
 };
+
+/** A source that is kept so that its revision can be rolled back to. */
+export type KeptSource = { readonly revision: number; readonly source: string };
 
 /** What is wanted of a service as a whole. */
 export type Desired = "running" | "stopped" | "removed";
@@ -105,6 +132,8 @@ export type ServiceRecord = {
 	readonly newest: number;
 	readonly url: string | null;
 	readonly metadata: Readonly<Record<string, string>>;
+	/** In the synchronous flow: the newest revisions whose source was run and can be run again, descending, one for each source. */
+	readonly sources?: readonly KeptSource[];
 	/** The live one, the newest one and all that have not ended, ascending. The others are in the store by number. */
 	readonly revisions: readonly RevisionRecord[];
 	readonly createdAt: string;
@@ -141,14 +170,20 @@ export function buildKey(serviceId: string, revision: number): string {
 	return `build/${serviceId}/${revision}`;
 }
 
+/** Under which revision its build log is kept: one that shares its predecessor's build shares its log. */
+export function logRevision({ build, revision }: RevisionRecord): number {
+	return build?.revision ?? revision;
+}
+
 /** The id in `source://<id>`. */
 export function sourceId(source: string): string {
 	return source.slice("source://".length);
 }
 
-/** The uploaded sources that a service may still need: of its live, its newest and its active revisions. */
+/** The uploaded sources that a service may still need: of its live, its newest, its active revisions, and those to go back to. */
 export function sourceIdsOf(service: ServiceRecord): string[] {
-	const sources = service.revisions.map(({ source }) => source).filter((source) => source.startsWith("source://"));
+	const needed = [...service.revisions, ...(service.sources ?? [])].map(({ source }) => source);
+	const sources = needed.filter((source) => source.startsWith("source://"));
 	return [...new Set(sources.map(sourceId))];
 }
 

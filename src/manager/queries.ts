@@ -9,8 +9,15 @@ import {
 	type ServiceName,
 	type ServiceRecord,
 } from "./model.ts";
+import { remoteOf } from "./remote-sources.ts";
 import { missing } from "./rules.ts";
 import type { ServiceFilter, ServiceStore } from "./store.ts";
+import type { UpdateRequest } from "./wish.ts";
+
+/** What is known of a build, and its bytes: rejects with `not_found` or `range` before the first. */
+export type Build = BuildRecord & {
+	readonly open: (call: Call & { readonly range?: ByteRange }) => Promise<AsyncIterable<Uint8Array>>;
+};
 
 export type Page = { readonly services: readonly ServiceRecord[]; readonly next: ServiceName | null };
 
@@ -58,27 +65,31 @@ export class Queries {
 		return revisions;
 	}
 
-	/** A build: that of the live revision, or of one that is named. Rejects with `not_found` where there is none. */
-	async build(
-		name: ServiceName,
-		revision: number | undefined,
-	): Promise<
-		BuildRecord & { readonly open: (call: Call & { range?: ByteRange }) => Promise<AsyncIterable<Uint8Array>> }
-	> {
+	/** A build: that of the live revision, or of one that is named. Rejects with `not_found` or `gone` where there is none. */
+	async build(name: ServiceName, revision: number | undefined): Promise<Build> {
 		const service = await this.get(name);
 		const wanted = revision ?? service.live;
 		if (wanted === null)
 			throw new AppError("not_found", `no revision of ${name.name}:${name.version} has been running yet`, {
 				hint: "Name one with ?revision=N, or wait until the service is Running.",
 			});
-		const record = await this.revision(service, wanted);
-		if (record.build === null)
-			throw new AppError("not_found", `revision ${wanted} of ${name.name}:${name.version} has no build`);
-		if (record.build.collected === true)
-			throw new AppError("gone", `the build of revision ${wanted} of ${name.name}:${name.version} is no longer kept`);
-		const key = buildKey(service.id, record.build.revision);
-		const blobs = this.#blobs.in(name.namespace);
-		return { ...record.build, open: (call) => blobs.get(key, call) };
+		return this.buildOf(service, wanted);
+	}
+
+	/** The build of a service's revision. Rejects with `not_found` or `gone` where there is none. */
+	async buildOf(service: ServiceRecord, revision: number): Promise<Build> {
+		const { build } = await this.revision(service, revision);
+		const { id, namespace, name, version } = service;
+		if (build === null) throw new AppError("not_found", `revision ${revision} of ${name}:${version} has no build`);
+		if (build.collected === true)
+			throw new AppError("gone", `the build of revision ${revision} of ${name}:${version} is no longer kept`);
+		const blobs = this.#blobs.in(namespace);
+		return { ...build, open: (call) => blobs.get(buildKey(id, build.revision), call) };
+	}
+
+	/** Whatever has this id, one that nobody sees yet too; for those who act for the service itself. */
+	byId(id: string): Promise<ServiceRecord | undefined> {
+		return this.#store.getById(id);
 	}
 
 	/** A revision, at hand or not. Rejects with `not_found`. */
@@ -88,5 +99,18 @@ export class Queries {
 		throw new AppError("not_found", `${service.name}:${service.version} has no revision ${revision}`, {
 			field: "revision",
 		});
+	}
+
+	/**
+	 * What a patch is laid over: the newest revision that was asked for. Where that one came to no build and the patch brings
+	 * no source, the live one's source, builder and build are kept: the same would only fail again.
+	 */
+	async basis(service: ServiceRecord, request: UpdateRequest): Promise<RevisionRecord> {
+		const newest = await this.revision(service, service.newest);
+		const hopeless = newest.status === "Error" && newest.build === null && newest.launch === null;
+		if (!hopeless || request.source !== undefined || service.live === null) return newest;
+		const live = await this.revision(service, service.live);
+		const { source, entrypoint, builder = null, build, launch } = live;
+		return { ...newest, source, remote: remoteOf(live), entrypoint, builder, build, launch };
 	}
 }

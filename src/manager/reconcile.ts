@@ -1,6 +1,7 @@
 import type { Observed, RevisionObserved } from "../runtimes/runtime.ts";
 import type { Draft } from "./draft.ts";
 import { type RevisionError, type RevisionRecord, revisionError, revisionOf, type ServiceRecord } from "./model.ts";
+import { isOnItsWay } from "./transitions.ts";
 
 /** Moves a draft to where the runtime says that the service is. Pure; legal moves only. */
 export function reconcile(draft: Draft, observed: Observed): void {
@@ -66,6 +67,16 @@ export function isWatched(record: RevisionRecord): boolean {
 		default:
 			return false;
 	}
+}
+
+/**
+ * Whether programs of this revision may be at work, or be started (again): it is on its way, it is the service, or it serves
+ * its last requests. What failed, was stopped or removed may not; what crashes again and again is still tried.
+ */
+export function mayBeAtWork(service: ServiceRecord, revision: number): boolean {
+	const record = revisionOf(service, revision);
+	if (record === undefined || service.desired !== "running") return false;
+	return isOnItsWay(record.status) || isWatched(record) || record.status === "Stopping";
 }
 
 function holdsProcesses(seen: RevisionObserved): boolean {

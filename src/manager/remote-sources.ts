@@ -1,4 +1,5 @@
 import type { Call, SourceTree } from "../builders/builder.ts";
+import type { RemoteState, Wish } from "./model.ts";
 
 /** A remote whose repository, folder and commit are known. */
 export type PinnedSource = {
@@ -24,8 +25,8 @@ export interface RemoteSources {
 	 * source may be right all the same.
 	 */
 	pin(text: string, call: Call): Promise<PinnedSource>;
-	/** Opens what a revision keeps as its source: pinned, or as it was typed. */
-	open(source: string): OpenedSource;
+	/** Opens what a revision keeps as its source: pinned to `commit`, or, where that is null, as it was typed. */
+	open(source: string, commit: string | null): OpenedSource;
 }
 
 /** Whether a source is an uploaded archive. */
@@ -33,7 +34,20 @@ export function isUploaded(source: string): boolean {
 	return source.startsWith("source://");
 }
 
+type SourceOfWish = Pick<Wish, "source" | "entrypoint" | "remote">;
+
+/** How far the remote of a wish is settled; null of an uploaded source. */
+export function remoteOf({ source, entrypoint, remote }: SourceOfWish): RemoteState | null {
+	if (isUploaded(source)) return null;
+	if (remote !== undefined && remote !== null) return remote;
+	// Records of before it was kept: all that is left to go by is the text.
+	const commit = /^https?:\/\/.+@([0-9a-f]{40})$/.exec(source)?.[1];
+	if (commit !== undefined) return { state: "pinned", commit };
+	return { state: "deferred", entrypoint: entrypoint === "." ? "typed_folder" : "given" };
+}
+
 /** The commit of a pinned remote, or null. */
-export function commitOf(source: string): string | null {
-	return isUploaded(source) ? null : (/@([0-9a-f]{40})$/.exec(source)?.[1] ?? null);
+export function commitOf(wish: SourceOfWish): string | null {
+	const remote = remoteOf(wish);
+	return remote?.state === "pinned" ? remote.commit : null;
 }

@@ -68,12 +68,34 @@ export function missing(name: ServiceName): AppError {
 }
 
 export function exists(service: Pick<ServiceRecord, "name" | "version"> & Partial<ServiceRecord>): AppError {
-	const removing = service.desired === "removed";
-	return new AppError(
-		"conflict",
-		`${service.name}:${service.version} ${removing ? "is being removed" : "exists already"}`,
-		{ hint: removing ? "Wait until it is gone." : "Change it with PATCH, or create-or-update it with PUT." },
-	);
+	const name = `${service.name}:${service.version}`;
+	if (service.desired === "removed")
+		return new AppError("conflict", `${name} is being removed`, { hint: "Wait until it is gone." });
+	if (service.hidden === true)
+		return new AppError("conflict", `${name} is being created`, {
+			hint: "Wait for it: it is there when it runs, and its name is free when it fails.",
+		});
+	return new AppError("conflict", `${name} exists already`, {
+		hint: "Change it with PATCH, or create-or-update it with PUT.",
+	});
+}
+
+/** Cancels what is on its way. Throws `conflict` where nothing is, or another revision than was named. */
+export function cancel(draft: Draft, revision: number | undefined): void {
+	const newest = onItsWay(draft.service);
+	if (newest === undefined || (revision !== undefined && revision !== newest.revision))
+		throw new AppError("conflict", `revision ${revision ?? draft.service.newest} is not on its way`, {
+			hint: "Read the service to see what it is doing.",
+		});
+	draft.move(newest.revision, "Error", revisionError("cancelled", phaseOf(newest), "cancelled on request"));
+}
+
+/** Cancels a revision for whom nobody waits any more, if it is still on its way. */
+export function forsake(draft: Draft, revision: number): void {
+	const pending = onItsWay(draft.service);
+	if (pending?.revision !== revision) return;
+	const why = revisionError("cancelled", phaseOf(pending), "whoever asked for it went away", { retryable: true });
+	draft.move(revision, "Error", why);
 }
 
 /** Starts what stopped, or (`anew`) runs the live revision again. */
@@ -100,4 +122,16 @@ export function begin(draft: Draft, anew: boolean): void {
 	// One that is starting (again) already stays so; only what is started is another one now.
 	if (record.status === "Starting") draft.amend({ ...record, ...change, error: null });
 	else draft.move(record.revision, "Starting", null, change);
+}
+
+/** Whether a revision's programs are wanted, and with them its folder. */
+export function mayRun(service: ServiceRecord, revision: number): boolean {
+	const record = revisionOf(service, revision);
+	return service.desired === "running" && record !== undefined && isWatched(record);
+}
+
+/** Whether a revision is to be built, or go on being built. */
+export function mayBuild(service: ServiceRecord, revision: number): boolean {
+	const status = revisionOf(service, revision)?.status;
+	return service.desired === "running" && (status === "Pending" || status === "Building");
 }

@@ -53,8 +53,8 @@ export interface ServiceStore extends AsyncDisposable {
 	/** Every source of every namespace, those that are marked as collected too. */
 	sources(): AsyncIterable<SourceRecord & { readonly collected: boolean }>;
 	/**
-	 * Marks a source as collected, unless a service refers to it: its live, its newest, or a revision on its way. From then
-	 * on no commit can require it, so its bytes may be deleted. Answers whether it is marked.
+	 * Marks a source as collected, unless a service refers to it: its live, its newest, a revision on its way, or one to go
+	 * back to. From then on no commit can require it, so its bytes may be deleted. Answers whether it is marked.
 	 */
 	collectSource(namespace: string, id: string): Promise<boolean>;
 	/** Forgets a collected source. */

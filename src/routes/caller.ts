@@ -22,6 +22,19 @@ export function callerOf(request: FastifyRequest): Account {
 	return request.caller;
 }
 
+/** Rejects with `permission_denied` what would build the source of somebody whose sources are not built here. */
+export function admitBuild(request: FastifyRequest, buildsFor: "everyone" | "administrator"): void {
+	const caller = callerOf(request);
+	if (buildsFor === "everyone" || caller.administrator) return;
+	throw new AppError(
+		"permission_denied",
+		`this server has no sandbox for builds, and builds nothing for ${caller.name}`,
+		{
+			hint: "Its administrator can install bubblewrap there, or allow it with --open-builds.",
+		},
+	);
+}
+
 /** The namespace to act in: the header's, else the account's own. Rejects with `permission_denied`. */
 export function namespaceOf(request: FastifyRequest): string {
 	const caller = callerOf(request);

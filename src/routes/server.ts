@@ -7,6 +7,8 @@ export type ServerFacts = {
 	readonly version: string;
 	readonly builders: readonly { readonly name: string; readonly markers: readonly string[] }[];
 	readonly maxSourceBytes: number;
+	/** Whose sources are built: without a sandbox a build may do what the server may. */
+	readonly buildsFor: "everyone" | "administrator";
 	/** Whether the server takes work: recovered, and not going down. */
 	readonly ready: () => boolean;
 };

@@ -61,13 +61,14 @@ export function revisionView(revision: RevisionRecord): Schemas["Revision"] {
 }
 
 function wishView(revision: RevisionRecord) {
-	const { source, entrypoint, args, env, health, restart, instances } = revision;
+	const { source, entrypoint, args, env, health, restart, instances, limits = {}, builder = null } = revision;
 	return {
-		...{ source, entrypoint, restart, instances },
-		commit: commitOf(source),
+		...{ source, entrypoint, restart, instances, builder },
+		commit: commitOf(revision),
 		args: [...args],
 		env: Object.keys(env).sort(),
 		health: { ...health },
+		limits: { ...limits },
 	};
 }
 

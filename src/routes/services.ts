@@ -4,9 +4,10 @@ import type { Changed, Changes } from "../manager/changes.ts";
 import type { Manager } from "../manager/manager.ts";
 import type { ServiceName, ServiceRecord } from "../manager/model.ts";
 import type { Queries } from "../manager/queries.ts";
-import { namespaceOf } from "./caller.ts";
+import { admitBuild, namespaceOf } from "./caller.ts";
 import { changeOptions, tagOf } from "./conditions.ts";
 import { defined } from "./defined.ts";
+import type { ServerFacts } from "./server.ts";
 import { revisionView, serviceView, statusOf } from "./service-view.ts";
 
 type ServiceHandlers = Pick<
@@ -26,9 +27,15 @@ type ServiceHandlers = Pick<
 >;
 
 /** `/services`, and the verbs of one service. */
-export function serviceHandlers(manager: Manager, changes: Changes, queries: Queries): ServiceHandlers {
+export function serviceHandlers(
+	manager: Manager,
+	changes: Changes,
+	queries: Queries,
+	buildsFor: ServerFacts["buildsFor"],
+): ServiceHandlers {
 	return {
 		createService: async ({ request, body, signal }) => {
+			admitBuild(request, buildsFor);
 			const namespace = namespaceOf(request);
 			const done = await changes.create(namespace, defined(body), changeOptions(request, namespace), { signal });
 			const { name, version } = done.service;
@@ -58,11 +65,13 @@ export function serviceHandlers(manager: Manager, changes: Changes, queries: Que
 		getService: async ({ request, params }) =>
 			answer(200, await queries.get({ namespace: namespaceOf(request), ...params })),
 		putService: async ({ request, params, body, signal }) => {
+			admitBuild(request, buildsFor);
 			const namespace = namespaceOf(request);
 			const options = changeOptions(request, namespace);
 			return changed(await changes.put({ namespace, ...params }, defined(body), options, { signal }));
 		},
 		updateService: async ({ request, params, body, signal }) => {
+			admitBuild(request, buildsFor);
 			const namespace = namespaceOf(request);
 			const options = changeOptions(request, namespace);
 			return changed(await changes.update({ namespace, ...params }, defined(body), options, { signal }));

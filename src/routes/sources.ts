@@ -1,7 +1,7 @@
 import type { MultipartFile } from "@fastify/multipart";
 import type { FastifyRequest } from "fastify";
 import type { Handler, Input } from "../contract/bind.ts";
-import { AppError, cancelled, isAppError } from "../errors.ts";
+import { AppError, isAppError, unlessAborted } from "../errors.ts";
 import type { Manager } from "../manager/manager.ts";
 import { namespaceOf } from "./caller.ts";
 import { youngCollector } from "./young-garbage.ts";
@@ -63,15 +63,6 @@ async function upload(
 	} finally {
 		clearTimeout(timer);
 	}
-}
-
-function unlessAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
-	return new Promise((resolve, reject) => {
-		const onAbort = () => reject(cancelled(signal));
-		if (signal.aborted) return onAbort();
-		signal.addEventListener("abort", onAbort, { once: true });
-		work.then(resolve, reject).finally(() => signal.removeEventListener("abort", onAbort));
-	});
 }
 
 /** Received chunks are garbage at once, but count too little for the collector to look after them in time. */

@@ -1,6 +1,8 @@
 import { once } from "node:events";
+import type { ServerResponse } from "node:http";
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { preferred } from "../contract/accept.ts";
+import { AppError } from "../errors.ts";
 
 /** One entry of a stream; `seq` is the id by which a client goes on. */
 export type Entry = { readonly type: string; readonly seq?: number };
@@ -56,28 +58,44 @@ export async function sendEntries(
 	return undefined;
 }
 
-/** Sends a blob. A chunk is valid until the next is pulled, so each is awaited until the socket has taken it. */
+/**
+ * Sends a blob. A chunk is valid until the next is pulled, so each is awaited until the socket has taken it. A reader that
+ * takes nothing for `pauseMs` is cut off; one that is slow is not.
+ */
 export async function sendBytes(
 	request: FastifyRequest,
 	reply: FastifyReply,
 	status: number,
 	headers: Readonly<Record<string, string>>,
 	body: AsyncIterable<Uint8Array>,
+	pauseMs?: number,
 ): Promise<undefined> {
 	reply.hijack();
 	const { raw } = reply;
 	raw.writeHead(status, { ...plainHeaders(reply), ...headers });
+	// The socket's own clock: it also sees a part of a chunk leave, and is set anew for the connection's next request.
+	if (pauseMs !== undefined) raw.setTimeout(pauseMs, () => raw.destroy());
 	try {
-		for await (const chunk of body)
-			await new Promise<void>((resolve, reject) => {
-				raw.write(chunk, (error) => (error ? reject(error) : resolve()));
-			});
+		for await (const chunk of body) await written(raw, chunk);
 		raw.end();
 	} catch (error) {
 		if (!raw.destroyed) request.log.error({ err: error }, "a download broke off");
 		raw.destroy();
 	}
 	return undefined;
+}
+
+/** Resolves when the socket has taken it. One that was destroyed a moment ago keeps it, and says nothing but that it closed. */
+function written(raw: ServerResponse, chunk: Uint8Array): Promise<void> {
+	return new Promise((resolve, reject) => {
+		const closed = () => reject(new AppError("cancelled", "the client went away"));
+		raw.once("close", closed);
+		raw.write(chunk, (error) => {
+			raw.off("close", closed);
+			if (error) reject(error);
+			else resolve();
+		});
+	});
 }
 
 function plainHeaders(reply: FastifyReply): Record<string, string> {

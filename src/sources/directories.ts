@@ -1,7 +1,8 @@
-import { mkdir, readdir, rename, rm, stat, writeFile } from "node:fs/promises";
+import { mkdir, readdir, rename, stat, unlink, writeFile } from "node:fs/promises";
 import path from "node:path";
 import type { Call, SourceTree } from "../builders/builder.ts";
 import { systemCode } from "../errors.ts";
+import { sync, syncTree } from "./durable.ts";
 import { removeTree } from "./tree.ts";
 
 /**
@@ -10,10 +11,12 @@ import { removeTree } from "./tree.ts";
  */
 export class Directories {
 	readonly #folder: string;
+	readonly #sync: (file: string) => Promise<void>;
 
-	/** On the same file system as the folder in which sources are unpacked. */
-	constructor(folder: string) {
+	/** On the same file system as the folder in which sources are unpacked. `sync` makes a file or a folder durable. */
+	constructor(folder: string, options: { readonly sync?: (file: string) => Promise<void> } = {}) {
 		this.#folder = folder;
+		this.#sync = options.sync ?? sync;
 	}
 
 	/** The absolute path of a revision's folder, there or not. */
@@ -32,9 +35,13 @@ export class Directories {
 		}
 	}
 
-	/** The folder is ready to run in: from now on it exists. */
-	async finish(serviceId: string, revision: number): Promise<void> {
-		await writeFile(this.#mark(serviceId, revision), "");
+	/** The folder is ready to run in: from now on it exists, over a power cut too. Its mark is durable after all it holds. */
+	async finish(serviceId: string, revision: number, call: Call): Promise<void> {
+		const mark = this.#mark(serviceId, revision);
+		await syncTree(this.path(serviceId, revision), call, this.#sync);
+		await writeFile(mark, "");
+		await this.#sync(mark);
+		await this.#sync(path.dirname(mark));
 	}
 
 	/** Unpacks a source into the revision's folder, in the place of what is there, unfinished yet. Rejects as the tree does. */
@@ -50,7 +57,7 @@ export class Directories {
 	/** Removes the folder of a revision, or all of a service. Idempotent. */
 	async remove(serviceId: string, revision?: number): Promise<void> {
 		if (revision === undefined) return removeTree(path.join(this.#folder, serviceId));
-		await rm(this.#mark(serviceId, revision), { force: true });
+		await this.#unmark(serviceId, revision);
 		await removeTree(this.path(serviceId, revision));
 	}
 
@@ -62,6 +69,18 @@ export class Directories {
 	/** The revisions of a service that have a folder. */
 	async revisions(serviceId: string): Promise<number[]> {
 		return (await entries(path.join(this.#folder, serviceId))).map(Number).filter(Number.isInteger);
+	}
+
+	/** A power cut must not bring the mark back beside what is left of the folder. */
+	async #unmark(serviceId: string, revision: number): Promise<void> {
+		const mark = this.#mark(serviceId, revision);
+		try {
+			await unlink(mark);
+		} catch (error) {
+			if (systemCode(error) === "ENOENT") return;
+			throw error;
+		}
+		await this.#sync(path.dirname(mark));
 	}
 
 	#mark(serviceId: string, revision: number): string {

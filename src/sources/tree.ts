@@ -3,7 +3,7 @@ import { chmod, mkdir, readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import type { Call } from "../blob/store.ts";
 import type { SourceTree } from "../builders/builder.ts";
-import { AppError, cancelled, isAppError, systemCode } from "../errors.ts";
+import { AppError, cancelled, isAppError, systemCode, unlessAborted } from "../errors.ts";
 import { failpoint } from "../failpoint.ts";
 import { type UnpackLimits, unpack } from "./unpack.ts";
 
@@ -78,14 +78,6 @@ class ArchivedTree implements SourceTree {
 		await Promise.allSettled([this.#unpacking]);
 		await removeTree(this.#path);
 	}
-}
-
-function unlessAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
-	return new Promise((resolve, reject) => {
-		const onAbort = () => reject(cancelled(signal));
-		signal.addEventListener("abort", onAbort, { once: true });
-		work.then(resolve, reject).finally(() => signal.removeEventListener("abort", onAbort));
-	});
 }
 
 /** Removes a folder with all it holds, folders that their owner made read-only included. */

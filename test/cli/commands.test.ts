@@ -57,6 +57,42 @@ t.test("status: a table on a terminal, tab-separated rows in a pipe, all pages a
 	t.same(fields, [{ name: "worker", status: "Building" }]);
 });
 
+t.test("a revision that was cancelled or superseded is no error in a table", async (t) => {
+	const codes: Record<string, ReturnType<typeof buildError>["code"]> = {
+		called: "cancelled",
+		over: "superseded",
+		wrong: "build_failed",
+	};
+	const { fake, cwd, env } = await fixture(t, {
+		script: (_, name) => [{ to: "Building" }, { to: "Error", error: buildError({ code: codes[name] ?? "internal" }) }],
+	});
+	for (const name of Object.keys(codes)) {
+		fake.seed(name);
+		await runtime(["update", ".", "--name", name], { cwd, env });
+	}
+	await runtime(["run", ".", "--name", "called", "--version", "new"], { cwd, env });
+	const rowsOf = async (args: string[]) =>
+		(await runtime(args, { cwd, env })).stdout
+			.trimEnd()
+			.split("\n")
+			.map((line) => line.split("\t"));
+	t.same(
+		(await rowsOf(["status"])).map(([name, version, status]) => [name, version, status]),
+		[
+			["called", "latest", "running r1, r2 cancelled"],
+			["called", "new", "cancelled"],
+			["over", "latest", "running r1, r2 superseded"],
+			["wrong", "latest", "running r1, r2 error"],
+		],
+	);
+	for (const [name, word] of [
+		["called", "cancelled"],
+		["over", "superseded"],
+		["wrong", "error"],
+	] as const)
+		t.same((await rowsOf(["revisions", name]))[0]?.slice(0, 2), ["2", word]);
+});
+
 t.test("status of what is not there", async (t) => {
 	const { fake, cwd, env } = await fixture(t);
 	const empty = await runtime(["status"], { cwd, env });
@@ -205,6 +241,11 @@ t.test("mistakes on the command line are exit 2 and say what was meant", async (
 		[["run", "--health", "htpp"], "Did you mean:  --health http"],
 		[["run", "--restart", "often"], "none of always, on-failure, never"],
 		[["run", "--instances", "0"], "no whole number from 1 to 100"],
+		[["run", "--memory", "15"], "--memory"],
+		[["run", "--memory", "512M"], "no whole number from 16 to 1048576"],
+		[["run", "--cpu", "0"], "--cpu must be a number of cores from 0.01 to 1024"],
+		[["update", "--cpu", "1e3"], "--cpu must be"],
+		[["run", "--processes", "7"], "no whole number from 8 to 4194304"],
 		[["run", "--name", "Not_Valid"], "no name"],
 		[["run", "--version", ".."], "no version"],
 		[["logs", "x", "--since", "yesterday-ish"], "is no time"],
@@ -223,6 +264,17 @@ t.test("mistakes on the command line are exit 2 and say what was meant", async (
 	t.match(JSON.parse(json.stdout), { code: "usage" });
 });
 
+t.test("limits go with a run and an update, and only those that were said", async (t) => {
+	const { fake, cwd, env } = await fixture(t);
+	const sent = () => Object(fake.requests.findLast(({ method }) => ["POST", "PUT", "PATCH"].includes(method))?.body);
+	await runtime(["run", ".", "--memory", "512", "--cpu", "0.5", "--processes", "64", "--name", "app"], { cwd, env });
+	t.same(sent().limits, { memory: 512, cpu: 0.5, processes: 64 });
+	await runtime(["update", ".", "--cpu", "2", "--name", "app"], { cwd, env });
+	t.same(sent().limits, { cpu: 2 });
+	await runtime(["update", ".", "--name", "app"], { cwd, env });
+	t.notOk("limits" in sent());
+});
+
 t.test("help", async (t) => {
 	const { cwd } = await fixture(t);
 	for (const args of [[], ["help"], ["--help"], ["-h"]]) {
@@ -236,7 +288,8 @@ t.test("help", async (t) => {
 	]) {
 		const { code, stdout } = await runtime(args, { cwd });
 		t.equal(code, 0);
-		t.match(stdout, "--health-timeout");
+		for (const flag of ["--health-timeout", "--memory <MiB>", "--cpu <cores>", "--processes <n>"])
+			t.match(stdout, flag);
 		t.match(stdout, "Examples:\n  runtime run .");
 	}
 	t.match((await runtime(["--version"], { cwd })).stdout, /^\d+\.\d+\.\d+/);

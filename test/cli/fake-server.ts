@@ -348,6 +348,8 @@ export class FakeServer {
 			health: { type: "port", path: "/", timeout: 60 },
 			restart: "on-failure",
 			instances: 1,
+			limits: {},
+			builder: null,
 			build: wanted.source === undefined ? (last?.build ?? null) : null,
 			error: null,
 			createdAt: now,

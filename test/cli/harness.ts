@@ -7,7 +7,7 @@ import type { Test } from "tap";
 import { finalScreen } from "./terminal.ts";
 
 export const LAUNCHER = fileURLToPath(new URL("../../clients/cli/bin.mjs", import.meta.url));
-const LIMIT = 30_000;
+const LIMIT = 60_000;
 
 type Registers = Pick<Test, "teardown">;
 

@@ -2,10 +2,22 @@ import { existsSync } from "node:fs";
 import { readdir, stat } from "node:fs/promises";
 import path from "node:path";
 import t from "tap";
+import { systemCode } from "../../src/errors.ts";
 import { dataFolder, TestServer, until } from "../harness/server.ts";
 
 /** Files below the data folder by their size, LevelDB's and the server's own aside. */
 async function stored(dataDir: string): Promise<string[]> {
+	for (;;) {
+		try {
+			return await look(dataDir);
+		} catch (error) {
+			// A folder went while we looked.
+			if (systemCode(error) !== "ENOENT") throw error;
+		}
+	}
+}
+
+async function look(dataDir: string): Promise<string[]> {
 	const found: string[] = [];
 	for (const part of ["blobs/objects", "build-logs", "services", "directories", "work"]) {
 		const folder = path.join(dataDir, part);

@@ -107,6 +107,27 @@ t.test("a host in trouble does not block a valid source: it is checked while Bui
 	}
 });
 
+t.test(
+	"a host in trouble: a commit in a whole URL is not taken for a pinned source; an update goes to the folder that is typed",
+	async (t) => {
+		const server = await serve(t);
+		forge.trouble("500");
+		t.teardown(() => forge.trouble(undefined));
+		const args = ["-addr", "$HOST:$PORT"];
+		const source = `https://${host.host}/${folder}@${commits.between}`;
+		t.match(await server.api.create({ name: "app", source, args }), { status: "Pending", commit: null, source });
+		const settled = { status: "Running", commit: commits.between, entrypoint: "helloserver" };
+		t.match(await server.api.settled("app"), settled);
+		const other = { source: `${host.host}/acme/monorepo/nosuch`, entrypoint: "helloserver" };
+		t.match(await server.api.call("PATCH", "/services/app/latest", other), { status: 202 });
+		await until(async () => (await server.api.get("app")).target?.status === "Error", "the folder is missed");
+		const next = { source: `${host.host}/${folder}@v1.0` };
+		t.match(await server.api.call("PATCH", "/services/app/latest", next), { status: 202 });
+		await until(async () => (await server.api.get("app")).revision === 3, "revision 3 serves");
+		t.match(await server.api.get("app"), { status: "Running", commit: commits.tagged, entrypoint: "helloserver" });
+	},
+);
+
 t.test("a private repository needs its host's token, which is shown nowhere", async (t) => {
 	const server = await serve(t);
 	const source = `${locked.host}/${folder}`;

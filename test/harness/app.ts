@@ -90,7 +90,10 @@ export class TestApp {
 	static async open(
 		t: Teardown,
 		core: TestCore,
-		options: Pick<AppDeps, "heartbeatMs" | "uploads"> = {},
+		{
+			buildsFor = "everyone",
+			...options
+		}: Pick<AppDeps, "heartbeatMs" | "uploads"> & Partial<Pick<AppDeps["facts"], "buildsFor">> = {},
 	): Promise<TestApp> {
 		const tokens = new LevelTokenStore(core.database);
 		const admin = newToken({ name: "admin", namespace: "default", administrator: true }, new Date());
@@ -113,6 +116,7 @@ export class TestApp {
 				version: "0",
 				builders: [core.builder],
 				maxSourceBytes: 64 * 1024,
+				buildsFor,
 				ready: () => holder.app?.ready ?? false,
 			},
 			...{ down: down.signal, deadline: new AbortController().signal, tls: null, logger: pino({ level: "silent" }) },

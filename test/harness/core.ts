@@ -8,9 +8,11 @@ import { Database } from "../../src/leveldb/database.ts";
 import type { Changes } from "../../src/manager/changes.ts";
 import type { Collector } from "../../src/manager/collector.ts";
 import { type Core, createCore } from "../../src/manager/core.ts";
+import type { RetryTimes } from "../../src/manager/driver.ts";
 import { FileBuildLogs } from "../../src/manager/file-build-logs.ts";
 import type { Follow } from "../../src/manager/follow.ts";
 import { LevelServiceStore } from "../../src/manager/level-store.ts";
+import type { Ceiling } from "../../src/manager/limits.ts";
 import type { Manager } from "../../src/manager/manager.ts";
 import { revisionOf, type ServiceName, type ServiceRecord, sourceId, sourceKey } from "../../src/manager/model.ts";
 import type { Queries } from "../../src/manager/queries.ts";
@@ -34,6 +36,10 @@ export type CoreOptions = {
 	readonly synchronousTimeoutMs?: number;
 	readonly sourceAgeMs?: number;
 	readonly keepBuilds?: number;
+	/** The most that limits may say; none: the runtime has no limits. */
+	readonly ceiling?: Ceiling;
+	readonly strayAgeMs?: number;
+	readonly retryMs?: RetryTimes;
 	/** Milliseconds that the server's clock is ahead. */
 	readonly ahead?: () => number;
 };
@@ -146,9 +152,11 @@ export class TestCore {
 			{
 				parallelBuilds: this.#options.parallelBuilds ?? 4,
 				buildTimeoutMs: this.#options.buildTimeoutMs ?? 60_000,
-				retryMs: { first: 2, most: 20 },
+				retryMs: this.#options.retryMs ?? { first: 2, most: 20 },
 				sourceAgeMs: this.#options.sourceAgeMs ?? 86_400_000,
 				keepBuilds: this.#options.keepBuilds ?? 5,
+				ceiling: this.#options.ceiling ?? null,
+				strayAgeMs: this.#options.strayAgeMs ?? 3_600_000,
 				synchronousTimeoutMs: this.#options.synchronousTimeoutMs ?? 60_000,
 			},
 		);

@@ -8,7 +8,7 @@ export class FakeRemotes implements RemoteSources {
 	/** What `pin` rejects with, if anything. */
 	refusal: AppError | null = null;
 	/** What `open` gives. */
-	opened: (source: string) => OpenedSource = () => {
+	opened: (source: string, commit: string | null) => OpenedSource = () => {
 		throw new AppError("unavailable", "the host does not answer", { field: "source" });
 	};
 	readonly asked: string[] = [];
@@ -23,7 +23,7 @@ export class FakeRemotes implements RemoteSources {
 		return { source: `${url}@${COMMIT}`, url, folder: ".", ref, commit: COMMIT };
 	}
 
-	open(source: string): OpenedSource {
-		return this.opened(source);
+	open(source: string, commit: string | null): OpenedSource {
+		return this.opened(source, commit);
 	}
 }

@@ -1,11 +1,16 @@
-import { readdir, rm } from "node:fs/promises";
+import { readdir, readFile, rm } from "node:fs/promises";
 import path from "node:path";
 import t, { type Test } from "tap";
-import { systemCode } from "../../src/errors.ts";
-import { revisionOf } from "../../src/manager/model.ts";
+import { BuildError } from "../../src/builders/builder.ts";
+import { AppError, systemCode } from "../../src/errors.ts";
+import { revisionOf, sourceKey } from "../../src/manager/model.ts";
+import { specOf } from "../../src/manager/spec.ts";
 import { RevisionFailed } from "../../src/manager/synchronous.ts";
 import type { RuntimeFailure } from "../../src/runtimes/runtime.ts";
+import { Directories } from "../../src/sources/directories.ts";
+import { openSourceTree } from "../../src/sources/tree.ts";
 import { type CoreOptions, named, TestCore, until } from "../harness/core.ts";
+import { MARKER } from "../harness/fake-builder.ts";
 import { FakeLauncher } from "../harness/fake-launcher.ts";
 
 const never = { signal: new AbortController().signal };
@@ -46,6 +51,21 @@ const nothing = (core: TestCore) => {
 	);
 };
 
+/** The texts of the sources that can still be used. */
+async function kept(core: TestCore): Promise<string[]> {
+	const texts: string[] = [];
+	for await (const { namespace, id, collected } of core.store.sources()) {
+		if (collected) continue;
+		const call = { ...never, log: () => undefined };
+		await using tree = openSourceTree({
+			open: () => core.blobs.in(namespace).get(sourceKey(id), never),
+			workFolder: path.join(core.folder, "work"),
+		});
+		texts.push(await readFile(path.join(await tree.directory(call), MARKER), "utf8"));
+	}
+	return texts.sort();
+}
+
 const failed = async (work: Promise<unknown>): Promise<RevisionFailed> => {
 	const error: unknown = await work.then(
 		() => undefined,
@@ -68,7 +88,11 @@ t.test("a create is answered when it runs; until then nobody sees it, and its na
 	await t.rejects(core.queries.get(named("app")), { code: "not_found" });
 	await t.rejects(core.manager.remove(named("app")), { code: "not_found" });
 	t.same((await core.queries.list("default", { matches: () => true }, 10, null)).services, []);
-	await t.rejects(core.changes.create("default", { name: "app", source }, {}, never), { code: "conflict" });
+	await t.rejects(core.changes.create("default", { name: "app", source }, {}, never), {
+		code: "conflict",
+		message: "app:latest is being created",
+		hint: /[Ww]ait for it/,
+	});
 	await t.rejects(core.changes.put(named("app"), { source }, {}, never), { code: "conflict" });
 	await t.rejects(core.changes.update(named("app"), { env: { A: "2" } }, {}, never), { code: "not_found" });
 	gate.resolve();
@@ -181,6 +205,52 @@ t.test("a crash leaves nothing of what was being created, and all of what was an
 	t.pass("thirty crashes");
 });
 
+t.test(
+	"whatever a commit comes to, a create that was refused is all there or leaves nothing, without a restart",
+	async (t) => {
+		const ends = new Set<string>();
+		for (const fault of ["fail_before", "fail_after"] as const)
+			for (const hit of [1, 2, 3, 4, 5, 6]) {
+				const { core } = await open(t);
+				const source = await core.upload("x");
+				const once = { key: "k", hash: "h" };
+				let calls = 0;
+				core.life.fault = (name) => (name === "store.commit" && ++calls === hit ? fault : "none");
+				const create = () => core.changes.create("default", { name: "app", source }, { once }, never);
+				const answered = await create().then(
+					() => true,
+					() => false,
+				);
+				const service = await core.store.get(named("app"));
+				const stands = service !== undefined && service.hidden !== true && service.desired === "running";
+				if (stands) t.match(await create(), { replayed: true, service: { id: service.id } }, `${fault} ${hit}`);
+				else await nothing(core);
+				if (answered) t.ok(stands, `${fault} ${hit}: what was answered is there`);
+				ends.add(`${fault} ${answered ? "answered" : "refused"} ${stands ? "there" : "gone"}`);
+			}
+		for (const end of ["fail_before refused gone", "fail_after refused gone", "fail_after refused there"])
+			t.ok(ends.has(end), `${end} was seen`);
+	},
+);
+
+t.test("what cannot be removed at once is removed when it can", async (t) => {
+	const { core, launcher } = await open(t);
+	launcher.gate = () => new Promise(() => undefined);
+	const source = await core.upload("x");
+	const caller = new AbortController();
+	const creating = core.changes.create("default", { name: "app", source }, {}, caller);
+	await until(
+		() => launcher.active.length === 1,
+		() => "it is being prepared",
+	);
+	let failures = 0;
+	core.life.fault = (name) => (name === "store.commit" && ++failures <= 8 ? "fail_before" : "none");
+	caller.abort();
+	await t.rejects(creating, { code: "cancelled" });
+	await nothing(core);
+	t.ok(failures > 8, "it was tried again");
+});
+
 t.test("a failed update is an answer, and what served goes on; so it does when the caller leaves", async (t) => {
 	const { core, launcher } = await open(t);
 	const source = await core.upload("1");
@@ -271,4 +341,161 @@ t.test("an idempotency key answers a create again once it ran, and lets a failed
 	t.same(two.error, one.error, "a failed update fails again, and is not made again");
 	t.equal((await core.queries.get(named("app"))).newest, 2);
 	t.equal(launcher.prepared.length, 3);
+});
+
+t.test(
+	"a change for which nobody waits any more, or that failed for a passing reason, is made anew by its key",
+	async (t) => {
+		const { core, launcher } = await open(t);
+		const source = await core.upload("1");
+		await core.changes.create("default", { name: "app", source }, {}, never);
+		const hold = () => {
+			const gate = Promise.withResolvers<void>();
+			launcher.gate = () => gate.promise;
+			return gate;
+		};
+		const preparing = (text: string) =>
+			until(
+				() => launcher.active.includes(text),
+				() => `${text} is being prepared`,
+			);
+		const patch = async (text: string) => {
+			const change = { source: await core.upload(text) };
+			const once = { key: `key ${text}`, hash: text };
+			return (call = never) => core.changes.update(named("app"), change, { once }, call);
+		};
+
+		const two = await patch("2");
+		let gate = hold();
+		const first = new AbortController();
+		const lost = two({ signal: first.signal });
+		await preparing("2");
+		first.abort();
+		await t.rejects(lost, { code: "cancelled" });
+		gate.resolve();
+		t.match(await two(), { replayed: false, settled: true, revision: 3, service: { live: 3 } }, "made anew");
+		t.match(await two(), { replayed: true, settled: true, revision: 3 });
+
+		const four = await patch("4");
+		gate = hold();
+		const gone = new AbortController();
+		const leaving = four({ signal: gone.signal });
+		await preparing("4");
+		let reads = 0;
+		core.life.fault = (name) => {
+			if (name === "store.getById") reads++;
+			return "none";
+		};
+		const staying = four();
+		const third = four();
+		await until(
+			() => reads >= 4,
+			() => "the others have come",
+		);
+		gone.abort();
+		await t.rejects(leaving, { code: "cancelled" });
+		gate.resolve();
+		for (const answer of [await staying, await third])
+			t.match(answer, { settled: true, service: { live: answer.revision } }, "who stays is answered");
+		const { newest, id } = await core.queries.get(named("app"));
+
+		const five = await patch("5");
+		launcher.gate = async () => {
+			throw new BuildError("unavailable", "the registry cannot be reached");
+		};
+		t.match(await failed(five()), { code: "unavailable", error: { retryable: true } });
+		launcher.gate = async () => undefined;
+		t.match(await five(), { replayed: false, revision: newest + 2 }, "a passing reason");
+		const failure: RuntimeFailure = { ...EXITED, code: "crash_loop" };
+		core.runtime.become(id, newest + 2, "failed", failure);
+		await core.at("app", newest + 2, "Error");
+		t.match(await five(), { replayed: true, revision: newest + 2 }, "what ran was made, whatever became of it");
+
+		const ten = await patch("10");
+		const answers = await Promise.all(Array.from({ length: 10 }, () => ten()));
+		t.same([...new Set(answers.map(({ revision }) => revision))], [newest + 3], "ten at once make one");
+		t.equal(answers.filter(({ replayed }) => !replayed).length, 1);
+	},
+);
+
+t.test("the newest sources that ran are kept to go back to, and what is gone is `gone`", async (t) => {
+	const { core } = await open(t, { sourceAgeMs: -1, keepBuilds: 3 });
+	const source = await core.upload("1");
+	const { service } = await core.changes.create("default", { name: "app", source }, {}, never);
+	for (let number = 2; number <= 5; number++)
+		await core.changes.update(named("app"), { source: await core.upload(`${number}`) }, {}, never);
+	await failed(core.changes.update(named("app"), { source: await core.upload("!6") }, {}, never));
+	await core.changes.update(named("app"), { env: { A: "7" } }, {}, never);
+	await core.reach("app", ({ revisions }) => revisions.length === 1, "what it replaced has ended");
+	t.equal((await core.collector.collect(never)).sources, 3, "1 and 2, and 6, which never ran");
+	t.same(await kept(core), ["3", "4", "5"]);
+	for (const revision of [1, 2])
+		await t.rejects(core.changes.rollback(named("app"), revision, {}, never), {
+			...{ code: "gone", field: "revision" },
+			hint: /[Uu]pload/,
+		});
+	t.equal((await core.queries.get(named("app"))).newest, 7, "nothing was made");
+	await core.changes.rollback(named("app"), 3, {}, never);
+	t.match(core.runtime.servedAt(service.url ?? ""), { revision: 8, program: { command: ["run", "3"] } });
+	await core.manager.remove(named("app"));
+	await core.gone("app");
+	await core.collector.collect(never);
+	t.same(await core.blobKeys(), []);
+});
+
+t.test("an error of the server's own keeps its words to the log", async (t) => {
+	const { core } = await open(t);
+	const source = await core.upload("1");
+	const { apply } = core.runtime;
+	core.runtime.apply = async () => {
+		throw new AppError("internal", "EACCES: /secret/place");
+	};
+	const start = await failed(core.changes.create("default", { name: "app", source }, {}, never));
+	t.match(start, { code: "internal", error: { code: "internal", phase: "start", retryable: true } });
+	t.notMatch(JSON.stringify(start.error), /secret/);
+	core.runtime.apply = apply;
+	await core.changes.create("default", { name: "other", source }, {}, never);
+	for (const [code, words] of [
+		["internal", "it could not be started; the server's log says why"],
+		["not_found", "it could not be started; the server's log says why"],
+		["no_space", "the server's disk is full"],
+		["conflict", "EACCES: /secret/place"],
+	] as const) {
+		core.runtime.apply = async () => {
+			throw new AppError(code, "EACCES: /secret/place");
+		};
+		await failed(core.changes.update(named("other"), { env: { CODE: code } }, {}, never));
+		const { newest, revisions } = await core.queries.get(named("other"));
+		t.equal(revisions.find(({ revision }) => revision === newest)?.error?.message, words, `${code}, as it is kept`);
+	}
+	core.runtime.apply = apply;
+	core.runtime.outcome = () => ({ kind: "fail", failure: { ...EXITED, code: "internal", message: "spawn /secret" } });
+	const run = await failed(core.changes.create("default", { name: "app", source }, {}, never));
+	t.match(run, { code: "internal", message: /secret/, error: { exitCode: 3, lastLines: ["boom"] } }, "the log has it");
+	t.notMatch(JSON.stringify(run.error), /secret/);
+	core.runtime.outcome = () => ({ kind: "fail", failure: EXITED });
+	const exited = await failed(core.changes.create("default", { name: "app", source }, {}, never));
+	t.match(exited.error, { code: "exited", message: EXITED.message }, "others keep theirs");
+});
+
+t.test("how to run a folder does not say where it lies: the data folder may move", async (t) => {
+	const launcher = new FakeLauncher();
+	const prepare = launcher.prepare.bind(launcher);
+	launcher.prepare = async (root, options, call) => {
+		const command = [path.join(root, ".runtime", "program"), "-c", `PATH='${root}/bin':"$PATH" run`];
+		return { ...(await prepare(root, options, call)), command };
+	};
+	const core = await TestCore.open(t, { launchers: [launcher] });
+	const source = await core.upload("1");
+	const { service } = await core.changes.create("default", { name: "app", source }, {}, never);
+	const program = (root: string) => ({
+		...{ kind: "directory", path: root },
+		command: [`${root}/.runtime/program`, "-c", `PATH='${root}/bin':"$PATH" run`],
+	});
+	t.match(core.runtime.servedAt(service.url ?? ""), { program: program(core.directories.path(service.id, 1)) });
+	t.notMatch(JSON.stringify(service), core.folder);
+	const record = revisionOf(service, 1);
+	if (record === undefined) throw new Error("it has no revision");
+	const moved = specOf(service, record, { blobs: core.blobs, directories: new Directories("/else/$&/where") });
+	t.same(moved?.program, program(`/else/$&/where/${service.id}/1`));
 });

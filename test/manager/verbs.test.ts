@@ -332,3 +332,22 @@ t.test("verbs on what is not there", async (t) => {
 	await t.rejects(core.manager.update(named("nobody"), { env: {} }), { code: "not_found" });
 	await t.rejects(core.queries.build(named("app"), 7), { code: "not_found", field: "revision" });
 });
+
+t.test(
+	"a patch after a build that failed has the live one's source, builder and build, and what else was asked for",
+	async (t) => {
+		const core = await TestCore.open(t);
+		await core.create("app", "1");
+		await core.at("app", 1, "Running");
+		const source = await core.upload("!no");
+		await core.manager.update(named("app"), { source, builder: core.builder.name, env: { A: "1" } });
+		await core.at("app", 2, "Error");
+		await core.manager.update(named("app"), { args: ["x"] });
+		const { id } = await core.at("app", 3, "Running");
+		const first = await core.store.revision(id, 1);
+		t.match(await core.store.revision(id, 3), {
+			...{ source: first?.source, entrypoint: ".", builder: null, build: { revision: 1 } },
+			...{ args: ["x"], env: { A: "1" } },
+		});
+	},
+);

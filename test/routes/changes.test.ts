@@ -62,8 +62,15 @@ t.test("more uploads than the server takes are 429, and say when to come again",
 	const app = await TestApp.open(t, core, { uploads: { parallel: 1, pauseMs: 60_000 } });
 	const archive = await archiveOf({ "main.fake": "hello" });
 	const gate = Promise.withResolvers<void>();
-	core.life.pace = (name) => (name === "blobs.put" ? gate.promise : undefined);
+	const held = Promise.withResolvers<void>();
+	core.life.pace = (name) => {
+		if (name !== "blobs.put") return undefined;
+		held.resolve();
+		return gate.promise;
+	};
 	const first = app.call("POST", "/sources", form([["archive", "a.tgz", archive]]));
+	// Of two that are sent at once, either may be taken.
+	await held.promise;
 	let second = await app.call("POST", "/sources", form([["archive", "a.tgz", archive]]));
 	t.match(second, { status: 429, headers: { "retry-after": "1" } });
 	t.match(second.json(), { code: "exhausted", hint: /again/ });

@@ -70,6 +70,40 @@ t.test("the whole way over HTTP: every good answer is the contract's, and env va
 	t.equal(removed.status, 404);
 });
 
+t.test("limits are shown as they were asked for, and refused by their name where the server gives less", async (t) => {
+	const core = await TestCore.open(t, { ceiling: { memory: 1024, cpu: 2, processes: 100 } });
+	const app = await TestApp.open(t, core);
+	const source = await core.upload("x");
+	const limits = { memory: 512, cpu: 0.5, processes: 64 };
+	const payload = { name: "app", source, limits };
+	t.match((await app.call("POST", "/services", { payload })).json(), { limits });
+	await core.at("app", 1, "Running");
+	const at = "/services/app/latest";
+	const patched = { memory: 16, processes: 64 };
+	t.equal((await app.call("PATCH", at, { payload: { limits: { cpu: null, memory: 16 } } })).status, 202);
+	await core.at("app", 2, "Running");
+	t.same((await app.call("GET", at)).json().limits, patched);
+	t.match((await app.call("GET", `${at}/revisions`)).json(), {
+		revisions: [{ limits: patched }, { limits }],
+	});
+	const refused = [
+		["POST", "/services", { name: "other", source, limits: { memory: 1025 } }, "limits/memory", /1024 MiB/],
+		["PATCH", at, { limits: { cpu: 2.01 } }, "limits/cpu", /2 cores/],
+		["PUT", at, { limits: { processes: 101 } }, "limits/processes", /100 processes/],
+	] as const;
+	for (const [method, url, payload, field, detail] of refused) {
+		const answer = await app.call(method, url, { payload });
+		t.match(answer.json(), { status: 400, code: "invalid_argument", field, detail });
+	}
+	t.equal(
+		(await app.call("POST", "/services", { payload: { name: "null", source, limits: { cpu: null } } })).status,
+		400,
+	);
+	const put = { source, limits: { cpu: null, memory: 32 } };
+	t.same((await app.call("PUT", "/services/new/latest", { payload: put })).json().limits, { memory: 32 });
+	t.same(app.faults, []);
+});
+
 t.test("a body that is wrong is refused by the field's name, and nothing is stored", async (t) => {
 	const { core, app } = await open(t);
 	const source = await core.upload("x");
@@ -104,6 +138,15 @@ t.test("a body that is wrong is refused by the field's name, and nothing is stor
 		["restart", { restart: "sometimes" }],
 		["instances", { instances: 0 }],
 		["instances", { instances: 1.5 }],
+		["limits", { limits: 512 }],
+		["limits/memory", { limits: { memory: 15 } }],
+		["limits/memory", { limits: { memory: 64.5 } }],
+		["limits/memory", { limits: { memory: "512" } }],
+		["limits/memory", { limits: { memory: 1_048_577 } }],
+		["limits/cpu", { limits: { cpu: 0 } }],
+		["limits/cpu", { limits: { cpu: 1025 } }],
+		["limits/processes", { limits: { processes: 7 } }],
+		["limits/disk", { limits: { disk: 1 } }],
 		["unknown", { unknown: true }],
 	];
 	for (const [field, wrong] of cases) {

@@ -7,7 +7,7 @@ import { ago, printable, size } from "../format.ts";
 import { missingService } from "../notices.ts";
 import { type Service, toRevisions, toService, toSession } from "../shapes.ts";
 import { columns, table } from "../table.ts";
-import { errorWords, statusWords } from "./status.ts";
+import { errorWords, stateWord, statusWords } from "./status.ts";
 
 const LONGEST_WAIT = 120_000;
 const LARGEST = 1_000_000_000;
@@ -146,7 +146,7 @@ function revisions(context: Context, body: unknown): void {
 	const now = Date.now();
 	const rows = toRevisions(body).map((revision) => [
 		String(revision.revision),
-		revision.status.toLowerCase(),
+		stateWord(revision),
 		revision.build === null ? "-" : `${revision.build.builder}, ${size(revision.build.size)}`,
 		ago(now - Date.parse(revision.createdAt)),
 		revision.error === null ? "" : errorWords(revision.error),

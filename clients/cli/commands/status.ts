@@ -56,11 +56,19 @@ function row(service: Service, now: number): string[] {
 
 const ON_ITS_WAY: ReadonlySet<string> = new Set(["Pending", "Building", "Starting", "Stopping"]);
 
-/** `running`, `building 4s`, `running r2, r3 error`. */
+/** Errors that are somebody's wish. */
+const WISHED: ReadonlySet<string> = new Set(["cancelled", "superseded"]);
+
+/** `running`, or `cancelled` for an Error that somebody wished for: nothing is wrong then. */
+export function stateWord({ status, error }: { readonly status: string; readonly error: ServiceError | null }): string {
+	return status === "Error" && error !== null && WISHED.has(error.code) ? error.code : status.toLowerCase();
+}
+
+/** `running`, `building 4s`, `running r2, r3 error`, `running r2, r3 cancelled`. */
 export function statusWords(service: Service, now: number): string {
-	const word = service.status.toLowerCase();
+	const word = stateWord(service);
 	const { target } = service;
-	if (target !== null) return `${word} r${service.revision}, r${target.revision} ${target.status.toLowerCase()}`;
+	if (target !== null) return `${word} r${service.revision}, r${target.revision} ${stateWord(target)}`;
 	return ON_ITS_WAY.has(service.status) ? `${word} ${span(now - Date.parse(service.updatedAt))}` : word;
 }
 

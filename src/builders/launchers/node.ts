@@ -1,8 +1,9 @@
 import { existsSync } from "node:fs";
 import path from "node:path";
 import { BuildError, type BuildLog, type Call } from "../builder.ts";
-import type { Launch, Launcher, LaunchOptions } from "../launcher.ts";
-import { readText, shell } from "./procfile.ts";
+import type { Detected, Launch, Launcher, LaunchOptions } from "../launcher.ts";
+import { shell } from "./shell-command.ts";
+import { readText } from "./text-file.ts";
 import { runTool, type Tools } from "./tools.ts";
 
 /** A package.json with a start script. Dependencies are installed without their install scripts. */
@@ -15,18 +16,22 @@ export class NodeLauncher implements Launcher {
 		this.#tools = tools;
 	}
 
-	async detect(root: string, entrypoint: string): Promise<boolean> {
-		return (await readText(path.join(root, entrypoint, "package.json"))) !== undefined;
+	/** A package.json may be there for another's sake: one without a start script is left to the others. */
+	async detect(root: string, entrypoint: string): Promise<Detected> {
+		try {
+			return (await manifestOf(root, entrypoint)) !== undefined;
+		} catch (error) {
+			if (error instanceof BuildError && error.code === "source_invalid") return { lacking: error.message };
+			throw error;
+		}
 	}
 
 	async prepare(root: string, options: LaunchOptions, call: Call & { readonly log: BuildLog }): Promise<Launch> {
 		const folder = path.join(root, options.entrypoint);
-		const file = path.posix.join(options.entrypoint, "package.json");
-		const manifest = parse((await readText(path.join(folder, "package.json"))) ?? "", file);
-		const start = member(member(manifest, "scripts"), "start");
-		if (typeof start !== "string" || start.trim() === "")
-			throw new BuildError("source_invalid", `${file} has no start script; add "scripts": { "start": "node main.js" }`);
-		if (Object.keys(member(manifest, "dependencies") ?? {}).length > 0) {
+		const manifest = await manifestOf(root, options.entrypoint);
+		if (manifest === undefined) throw new BuildError("source_invalid", `${options.entrypoint} has no package.json`);
+		const { start, dependencies } = manifest;
+		if (Object.keys(dependencies ?? {}).length > 0) {
 			const locked = existsSync(path.join(folder, "package-lock.json"));
 			const args = [locked ? "ci" : "install", "--omit=dev", "--ignore-scripts", "--no-audit", "--no-fund"];
 			await runTool("npm", args, { cwd: folder, tools: this.#tools, install: "install Node.js with npm" }, call);
@@ -40,6 +45,18 @@ export class NodeLauncher implements Launcher {
 			requires: "node",
 		};
 	}
+}
+
+/** What is needed of the package.json, or undefined where there is none. BuildError `source_invalid` says what it lacks. */
+async function manifestOf(root: string, entrypoint: string) {
+	const file = path.posix.join(entrypoint, "package.json");
+	const text = await readText(root, file);
+	if (text === undefined) return undefined;
+	const manifest = parse(text, file);
+	const start = member(member(manifest, "scripts"), "start");
+	if (typeof start !== "string" || start.trim() === "")
+		throw new BuildError("source_invalid", `${file} has no scripts.start; add "scripts": { "start": "node main.js" }`);
+	return { start, dependencies: member(manifest, "dependencies") };
 }
 
 function parse(text: string, file: string): unknown {

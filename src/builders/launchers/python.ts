@@ -1,7 +1,7 @@
 import path from "node:path";
 import type { BuildLog, Call } from "../builder.ts";
 import type { Launch, Launcher, LaunchOptions } from "../launcher.ts";
-import { readText } from "./procfile.ts";
+import { hasFile, readText } from "./text-file.ts";
 import { findTool, runTool, type Tools } from "./tools.ts";
 
 const INSTALL = "install Python 3 with venv";
@@ -17,12 +17,12 @@ export class PythonLauncher implements Launcher {
 	}
 
 	async detect(root: string, entrypoint: string): Promise<boolean> {
-		return (await readText(path.join(root, entrypoint, "main.py"))) !== undefined;
+		return hasFile(root, path.posix.join(entrypoint, "main.py"));
 	}
 
 	async prepare(root: string, options: LaunchOptions, call: Call & { readonly log: BuildLog }): Promise<Launch> {
 		const cwd = path.join(root, options.entrypoint);
-		const requirements = (await readText(path.join(cwd, "requirements.txt"))) ?? "";
+		const requirements = (await readText(root, path.posix.join(options.entrypoint, "requirements.txt"))) ?? "";
 		const needed = requirements.split("\n").some((line) => line.trim() !== "" && !line.trim().startsWith("#"));
 		const run = (name: string, args: readonly string[]) =>
 			runTool(name, args, { cwd, tools: this.#tools, install: INSTALL }, call);

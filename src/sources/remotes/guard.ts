@@ -1,9 +1,8 @@
 import { lookup as systemLookup } from "node:dns/promises";
 import { isIP } from "node:net";
 import ipaddr from "ipaddr.js";
-import { AppError, isAppError, messageOf } from "../../errors.ts";
+import { AppError, isAppError, messageOf, unlessAborted } from "../../errors.ts";
 import { authority, type HostConfig, type Origin, ownerOf } from "./hosts.ts";
-import { unlessAborted } from "./shared.ts";
 
 /** All addresses of a name. */
 export type Lookup = (host: string) => Promise<readonly string[]>;

@@ -3,8 +3,6 @@ import { AppError } from "../../errors.ts";
 import { parseRemote, type RemoteAddress } from "./address.ts";
 import type { HostConfig, PinnedRemote, Remotes } from "./remotes.ts";
 
-const PINNED = /^(https?:\/\/.+)@([0-9a-f]{40})$/;
-
 /** Remotes by the text that revisions keep. (The manager's `RemoteSources`.) */
 export class GitSources {
 	readonly #remotes: Remotes;
@@ -19,10 +17,16 @@ export class GitSources {
 		return pinnedSource(await this.#remotes.resolve(this.#parse(text), call));
 	}
 
-	open(source: string): SourceTree & { pinned?(call: Call): Promise<ReturnType<typeof pinnedSource>> } {
-		const [, url, commit] = PINNED.exec(source) ?? [];
-		if (url !== undefined && commit !== undefined)
+	/** `commit`: that of a source as `pin` gave it; null of one as it was typed, which may end in a commit all the same. */
+	open(
+		source: string,
+		commit: string | null,
+	): SourceTree & { pinned?(call: Call): Promise<ReturnType<typeof pinnedSource>> } {
+		if (commit !== null) {
+			if (!source.endsWith(`@${commit}`)) throw new AppError("internal", "the pinned source is not of its commit");
+			const url = source.slice(0, -commit.length - 1);
 			return asTree(this.#remotes.open({ url, commit, ref: commit, folder: "." }));
+		}
 		const tree = this.#remotes.open(this.#parse(source));
 		return { ...asTree(tree), pinned: async (call) => pinnedSource(await tree.pinned(call)) };
 	}

@@ -1,13 +1,15 @@
 import type { Call } from "../../blob/store.ts";
 import { AppError, cancelled, messageOf } from "../../errors.ts";
+import { Semaphore } from "../../semaphore.ts";
 import type { RemoteAddress } from "./address.ts";
 import { CheckedOutTree, type RemoteLimits, type RemoteTree } from "./checkout.ts";
 import { DEFAULT_CONTENT_LIMITS } from "./contents.ts";
 import { GitFailure } from "./git.ts";
 import type { Lookup } from "./guard.ts";
 import type { HostConfig } from "./hosts.ts";
+import { ResolveTimeout } from "./inspection.ts";
 import { createOutbound, type Outbound } from "./outbound.ts";
-import { type PinnedRemote, Resolver, ResolveTimeout } from "./resolver.ts";
+import { type PinnedRemote, Resolver } from "./resolver.ts";
 
 export type { RemoteLimits, RemoteTree } from "./checkout.ts";
 export { DEFAULT_HOSTS, type HostConfig, parseHosts } from "./hosts.ts";
@@ -22,6 +24,8 @@ export type RemotesOptions = {
 	readonly git?: string;
 	/** Milliseconds for one `resolve`; 5,000 unless said. */
 	readonly timeoutMs?: number;
+	/** Look-ups at the same time: each has its programs and connections. The others wait within their time; 8 unless said. */
+	readonly parallel?: number;
 	readonly limits?: Partial<RemoteLimits>;
 	/** In place of the system's resolver. */
 	readonly lookup?: Lookup;
@@ -45,11 +49,13 @@ export class Remotes implements AsyncDisposable {
 	readonly #resolver: Resolver;
 	readonly #git: string;
 	readonly #timeoutMs: number;
+	readonly #slots: Semaphore;
 
 	constructor(options: RemotesOptions) {
 		this.#options = options;
 		this.#git = options.git ?? "git";
 		this.#timeoutMs = options.timeoutMs ?? 5_000;
+		this.#slots = new Semaphore(options.parallel ?? 8);
 		this.#outbound = createOutbound({
 			allow: options.hosts,
 			...(options.lookup === undefined ? {} : { lookup: options.lookup }),
@@ -72,19 +78,26 @@ export class Remotes implements AsyncDisposable {
 	async resolve(address: RemoteAddress, call: Call): Promise<PinnedRemote> {
 		const late = new AbortController();
 		const timer = setTimeout(() => late.abort(new ResolveTimeout("resolving took too long")), this.#timeoutMs);
+		const signal = AbortSignal.any([call.signal, late.signal]);
+		let release: (() => void) | undefined;
 		try {
-			return await this.#resolver.pin(address, "forge", AbortSignal.any([call.signal, late.signal]));
+			release = await this.#slots.acquire(signal);
+			return await this.#resolver.pin(address, "forge", signal);
 		} catch (error) {
 			if (call.signal.aborted) throw cancelled(call.signal);
-			if (late.signal.aborted)
-				throw new AppError("unavailable", `${address.host} did not answer within ${this.#timeoutMs / 1000} s`, {
-					field: "source",
-					cause: error,
-				});
+			if (late.signal.aborted) {
+				const seconds = this.#timeoutMs / 1000;
+				const words =
+					release === undefined
+						? `${address.host} was not asked within ${seconds} s: too many other remotes are being looked up`
+						: `${address.host} did not answer within ${seconds} s`;
+				throw new AppError("unavailable", words, { field: "source", cause: error });
+			}
 			if (error instanceof GitFailure)
 				throw new AppError("unavailable", `git failed: ${messageOf(error)}`, { field: "source", cause: error });
 			throw error;
 		} finally {
+			release?.();
 			clearTimeout(timer);
 		}
 	}

@@ -1,8 +1,10 @@
-import { AppError, cancelled, isAppError } from "../../errors.ts";
+import { AppError, isAppError } from "../../errors.ts";
 import type { RemoteAddress } from "./address.ts";
 import { type Forge, openForge } from "./forges.ts";
-import { cloneUrl, type GitAccess, GitFailure, GitWorkspace } from "./git.ts";
+import { GitFailure, GitWorkspace } from "./git.ts";
+import { cloneUrl, type GitAccess } from "./git-settings.ts";
 import { authority, defaultPort, type HostConfig, hostFor, type Origin, originOf } from "./hosts.ts";
+import { holdsFolder, INSPECT_BYTES, peel, seesFolder } from "./inspection.ts";
 import type { Outbound } from "./outbound.ts";
 import { probe } from "./probe.ts";
 import { choose, type Refs, readRefs, unknownFolder, unknownRef, unknownRepository } from "./refs.ts";
@@ -25,8 +27,6 @@ type Located = { readonly url: string; readonly path: string; readonly folder: s
 export type ResolveMode = "forge" | "git";
 
 const MAX_NESTING = 8;
-/** Trees without files; more than that is not worth a wait before the answer. */
-const INSPECT_BYTES = 64 * 1024 ** 2;
 const EVERYTHING = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"];
 /** Git's number for a depth without end: it also lifts the limit of an earlier fetch into the same repository. */
 const ALL_HISTORY = "--depth=2147483647";
@@ -71,7 +71,7 @@ export class Resolver {
 			if (folder === "." || mode === "git") return pinned;
 			const there =
 				asked === null
-					? await this.#seesFolder(workspace, pinned, access, signal)
+					? await seesFolder(workspace, pinned, access, signal)
 					: await asked.folder(located.path, commit, folder, signal);
 			if (!there) throw unknownFolder(folder, located.path, ref);
 			return pinned;
@@ -81,7 +81,7 @@ export class Resolver {
 		if (folder === "." || mode === "git") return pinned;
 		const there =
 			asked === null
-				? await this.#holdsFolder(workspace, pinned, signal)
+				? await holdsFolder(workspace, pinned, signal)
 				: await asked.folder(located.path, commit, folder, signal);
 		if (!there) throw unknownFolder(folder, located.path, commit);
 		return pinned;
@@ -248,34 +248,6 @@ export class Resolver {
 		}
 		throw unknownRef(commit, located.path);
 	}
-
-	/** As `#holdsFolder`, and true where that cannot be found out in time: the checkout looks again. */
-	async #seesFolder(
-		workspace: GitWorkspace,
-		pinned: PinnedRemote,
-		access: GitAccess,
-		signal: AbortSignal,
-	): Promise<boolean> {
-		const call = { signal, bytes: INSPECT_BYTES };
-		try {
-			await workspace.fetch(pinned.url, [pinned.commit], ["--depth=1", "--filter=blob:none"], access, call);
-			return await this.#holdsFolder(workspace, pinned, signal);
-		} catch (error) {
-			if (error instanceof GitFailure || isAppError(error, "invalid_argument")) return true;
-			if (isAppError(error, "cancelled") && signal.reason instanceof ResolveTimeout) return true;
-			throw error;
-		}
-	}
-
-	async #holdsFolder(workspace: GitWorkspace, { commit, folder }: PinnedRemote, signal: AbortSignal): Promise<boolean> {
-		const listed = await workspace.text(["ls-tree", "-z", "--full-tree", commit, "--", folder], signal);
-		return listed.startsWith("040000 tree ");
-	}
-}
-
-/** The reason of a signal that is aborted because the time for resolving is over. */
-export class ResolveTimeout extends Error {
-	override readonly name = "ResolveTimeout";
 }
 
 function candidates(address: RemoteAddress): readonly { readonly path: string; readonly folder: string }[] {
@@ -287,18 +259,6 @@ function candidates(address: RemoteAddress): readonly { readonly path: string; r
 		const length = least + index;
 		return { path: segments.slice(0, length).join("/"), folder: segments.slice(length).join("/") || "." };
 	});
-}
-
-/** The commit that a name stands for, or null where the repository does not have it. */
-async function peel(workspace: GitWorkspace, name: string, signal: AbortSignal): Promise<string | null> {
-	try {
-		const found = (await workspace.text(["rev-parse", "--verify", "--quiet", `${name}^{commit}`], signal)).trim();
-		return /^[0-9a-f]{40}$/.test(found) ? found : null;
-	} catch (error) {
-		if (error instanceof GitFailure) return null;
-		if (signal.aborted) throw cancelled(signal);
-		throw error;
-	}
 }
 
 function unreachable(origin: Origin, error: GitFailure): AppError {

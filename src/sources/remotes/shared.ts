@@ -1,4 +1,4 @@
-import { cancelled, isAppError } from "../../errors.ts";
+import { cancelled, isAppError, unlessAborted } from "../../errors.ts";
 
 /** Work that is done once for all who ask. One whose call is cancelled leaves it to the others to do it again. */
 export class Shared<T> {
@@ -29,14 +29,4 @@ export class Shared<T> {
 	async settled(): Promise<void> {
 		await this.#running;
 	}
-}
-
-/** For work that cannot be aborted itself. */
-export function unlessAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
-	return new Promise((resolve, reject) => {
-		const onAbort = () => reject(cancelled(signal));
-		signal.addEventListener("abort", onAbort, { once: true });
-		if (signal.aborted) onAbort();
-		work.then(resolve, reject).finally(() => signal.removeEventListener("abort", onAbort));
-	});
 }

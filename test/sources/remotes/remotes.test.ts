@@ -9,6 +9,7 @@ import t from "tap";
 import type { SourceTree } from "../../../src/builders/builder.ts";
 import { AppError, isAppError, messageOf } from "../../../src/errors.ts";
 import { parseRemote, type RemoteAddress } from "../../../src/sources/remotes/address.ts";
+import { GitSources } from "../../../src/sources/remotes/remote-sources.ts";
 import { type HostConfig, Remotes, type RemotesOptions } from "../../../src/sources/remotes/remotes.ts";
 import { unpack } from "../../../src/sources/unpack.ts";
 import { makeCertificates } from "../../hosts/certificates.ts";
@@ -283,6 +284,55 @@ t.test("a cancelled call rejects with cancelled, and the folder goes", async (t)
 	t.ok(await tree.directory(call()), "another call makes it");
 	const late = AbortSignal.abort();
 	t.equal((await failure(remotes.resolve(address, { signal: late }))).code, "cancelled");
+});
+
+t.test("so many look-ups at a time; the others wait, and not longer than their time", async (t) => {
+	const hanging = new Set<string>();
+	let hangs = true;
+	const server = await startGitHost({
+		root,
+		certificates,
+		before: (request) => {
+			if (hangs) hanging.add((request.url ?? "").split("/")[2]?.replace(/\.git$/, "") ?? "");
+			return hangs;
+		},
+	});
+	t.teardown(() => server.close());
+	const hosts = [{ host: server.host, kind: "git", ...open } as const];
+	const remotes = makeRemotes(hosts, { timeoutMs: 1_500, parallel: 2 });
+	t.teardown(() => remotes[Symbol.asyncDispose]());
+	const names = ["one", "two", "three", "four", "five"];
+	const leaving = new AbortController();
+	const waiting = names.map((name) => failure(remotes.resolve(parse(`${server.host}/acme/${name}`, hosts), call())));
+	const left = failure(remotes.resolve(parse(`${server.host}/acme/left`, hosts), leaving));
+	leaving.abort();
+	t.equal((await left).code, "cancelled", "who waits can go");
+	const errors = await Promise.all(waiting);
+	for (const error of errors) t.match(error, { code: "unavailable", field: "source" });
+	t.same([...hanging].sort(), ["one", "two"]);
+	hangs = false;
+	const patient = makeRemotes(hosts, { parallel: 2 });
+	t.teardown(() => patient[Symbol.asyncDispose]());
+	const address = parse(`${server.host}/acme/monorepo@v1.0`, hosts);
+	const found = await Promise.all(names.map(() => patient.resolve(address, call())));
+	t.same([...new Set(found.map(({ commit }) => commit))], [commits.tagged], "each has its turn");
+	t.strictSame(await readdir(workFolder), []);
+});
+
+t.test("whether a source is pinned is told, not read from its text", async (t) => {
+	const remotes = makeRemotes([plain]);
+	t.teardown(() => remotes[Symbol.asyncDispose]());
+	const sources = new GitSources(remotes, [plain]);
+	const typed = `https://${host.host}/acme/monorepo/helloserver@${commits.between}`;
+	const expected = { source: `https://${host.host}/acme/monorepo.git@${commits.between}`, folder: "helloserver" };
+	t.match(await sources.pin(typed, call()), expected);
+	await using deferred = sources.open(typed, null);
+	t.match(await deferred.pinned?.(call()), expected);
+	t.ok((await filesOf(deferred)).includes("helloserver/main.go"), "all of the repository, as of a pinned one");
+	await using pinned = sources.open(expected.source, commits.between);
+	t.equal(pinned.pinned, undefined);
+	t.strictSame(await filesOf(pinned), await filesOf(deferred));
+	t.throws(() => sources.open(expected.source, commits.main), { code: "internal" });
 });
 
 t.test("a private repository: its token goes to its host, and is seen nowhere", async (t) => {

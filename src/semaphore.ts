@@ -1,4 +1,4 @@
-import { cancelled } from "../errors.ts";
+import { cancelled } from "./errors.ts";
 
 /** At most `limit` holders at a time; first come, first served. */
 export class Semaphore {
