@@ -30,8 +30,9 @@ export class LinuxPlatform implements Platform {
 		return seen;
 	}
 
-	async listeners(port?: number): Promise<Listener[]> {
-		return [...readListeners("/proc/net/tcp", port), ...readListeners("/proc/net/tcp6", port)];
+	async listeners(port?: number, pid?: number): Promise<Listener[]> {
+		const net = pid === undefined ? "/proc/net" : `/proc/${pid}/net`;
+		return [...readListeners(`${net}/tcp`, port), ...readListeners(`${net}/tcp6`, port)];
 	}
 
 	async owned(listeners: readonly Listener[], pids: readonly number[]): Promise<Listener[]> {

@@ -25,17 +25,19 @@ export class OtherPlatform implements Platform {
 		return processes.map((process) => ({ ...process, mark: marks.get(process.pid) ?? null }));
 	}
 
-	async listeners(port?: number): Promise<Listener[]> {
+	async listeners(port?: number, pid?: number): Promise<Listener[]> {
+		// No network but the machine's own can be looked into.
+		if (pid !== undefined) return [];
 		const found: Listener[] = [];
-		let pid = "";
+		let holder = "";
 		for (const line of (
 			await run("lsof", ["-nP", port === undefined ? "-iTCP" : `-iTCP:${port}`, "-sTCP:LISTEN", "-Fpn"])
 		).split("\n")) {
-			if (line.startsWith("p")) pid = line.slice(1);
+			if (line.startsWith("p")) holder = line.slice(1);
 			const match = /^n(.*):(\d+)$/.exec(line);
 			if (match?.[1] === undefined) continue;
 			const host = match[1] === "*" ? "0.0.0.0" : match[1].replace(/^\[|\]$/g, "");
-			found.push({ host, port: Number(match[2]), socket: pid });
+			found.push({ host, port: Number(match[2]), socket: holder });
 		}
 		return found;
 	}

@@ -28,8 +28,8 @@ export interface Platform {
 	startTime(pid: number): Promise<string | null>;
 	/** All living processes that can be seen. */
 	processes(variable: string): Promise<ProcessSeen[]>;
-	/** TCP sockets that listen, on this port alone where one is given. */
-	listeners(port?: number): Promise<Listener[]>;
+	/** TCP sockets that listen, on this port alone where one is given; in the network of this process where one is given. */
+	listeners(port?: number, pid?: number): Promise<Listener[]>;
 	/** Those of the listeners that one of these processes holds. */
 	owned(listeners: readonly Listener[], pids: readonly number[]): Promise<Listener[]>;
 	/** The lowest port that the system gives out by itself. */

@@ -34,6 +34,16 @@ export type Program =
 	  }
 	| { readonly kind: "directory"; readonly path: string; readonly command: readonly string[] };
 
+/** What an instance may use at the most. */
+export type Limits = {
+	/** Bytes. */
+	readonly memory: number;
+	/** Thousandths of a core. */
+	readonly cpu: number;
+	/** Processes and threads. */
+	readonly pids: number;
+};
+
 /** What is wanted of a service. `(id, revision, generation)` says which running of which revision this is. */
 export type ServiceSpec = ServiceRef & {
 	/** Counts from 1. */
@@ -47,6 +57,8 @@ export type ServiceSpec = ServiceRef & {
 	readonly health: Health;
 	readonly restart: RestartPolicy;
 	readonly instances: number;
+	/** Only for runtimes that can hold programs to them; the process runtime refuses a spec that has any. */
+	readonly limits?: Partial<Limits>;
 };
 
 export type RuntimeFailureCode = "not_listening" | "exited" | "crash_loop" | "internal";

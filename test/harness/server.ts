@@ -101,17 +101,17 @@ export function spawnServer(options: ServerOptions): ChildProcess {
 
 type Teardown = { teardown(action: () => Promise<void>): unknown };
 
-/** A data folder that is removed at the test's end, with everything that still runs from it. */
-export async function dataFolder(t: Teardown): Promise<string> {
+/** A data folder that is removed at the test's end, with everything that still runs from it. `args`: of its servers. */
+export async function dataFolder(t: Teardown, args: readonly string[] = []): Promise<string> {
 	const folder = await mkdtemp(path.join(tmpdir(), "runtime-test-"));
-	t.teardown(() => endEverything(folder));
+	t.teardown(() => endEverything(folder, args));
 	return folder;
 }
 
 /** Ends what runs from a data folder, by the product's own means, and removes the folder. */
-export async function endEverything(dataDir: string): Promise<void> {
+export async function endEverything(dataDir: string, args: readonly string[] = []): Promise<void> {
 	if ((await processesUnder(dataDir)).length > 0) {
-		const server = await TestServer.start({ dataDir, args: ["--stop-services"] });
+		const server = await TestServer.start({ dataDir, args: [...args, "--stop-services"] });
 		await server.stop();
 	}
 	await until(async () => (await processesUnder(dataDir)).length === 0, "nothing runs from the data folder");

@@ -3,9 +3,9 @@ import { once } from "node:events";
 import { mkdir, readdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import t from "tap";
-import { CompanionClient } from "../../src/runtimes/process/client.ts";
+import { CompanionClient } from "../../src/runtimes/companion/client.ts";
+import { DEFAULT_SETTINGS } from "../../src/runtimes/companion/settings.ts";
 import { createProcessRuntime } from "../../src/runtimes/process/runtime.ts";
-import { DEFAULT_SETTINGS } from "../../src/runtimes/process/settings.ts";
 import { until } from "../conformance/runtime.ts";
 import { ask, call, companion, dataFolder, FAST, harness, programs, reach, SERVICE, spec } from "./process-harness.ts";
 

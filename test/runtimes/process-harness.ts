@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Test } from "tap";
 import { platformOf } from "../../src/platform/platform.ts";
-import { CompanionLock } from "../../src/runtimes/process/lock.ts";
+import { CompanionLock } from "../../src/runtimes/companion/lock.ts";
 import { createProcessRuntime, type ProcessRuntimeOptions } from "../../src/runtimes/process/runtime.ts";
 import type { Runtime, ServiceRef, ServiceSpec } from "../../src/runtimes/runtime.ts";
 import { type RuntimeHarness, until } from "../conformance/runtime.ts";

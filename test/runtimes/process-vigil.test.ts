@@ -1,6 +1,6 @@
 import t from "tap";
 import { platformOf } from "../../src/platform/platform.ts";
-import { CompanionLock } from "../../src/runtimes/process/lock.ts";
+import { CompanionLock } from "../../src/runtimes/companion/lock.ts";
 import { until } from "../conformance/runtime.ts";
 import { ask, call, harness, reach, SERVICE, spec } from "./process-harness.ts";
 

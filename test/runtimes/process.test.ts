@@ -81,7 +81,7 @@ t.test("what failed is said in words that help", async (t) => {
 	);
 	t.match(await why(9, [], { program: { kind: "directory", path: "/nowhere", command: ["true"] } }), {
 		code: "internal",
-		message: /could not be started/,
+		message: "the program could not be started (ENOENT); the server's log says more",
 	});
 	t.same((await runtime.observe(SERVICE, call)).serving, null);
 });

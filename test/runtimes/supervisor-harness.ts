@@ -4,22 +4,29 @@ import { join } from "node:path";
 import type { Test } from "tap";
 import { Ballast } from "../../src/ballast.ts";
 import { systemCode } from "../../src/errors.ts";
-import type { Clock } from "../../src/runtimes/process/clock.ts";
-import { DEFAULT_SETTINGS } from "../../src/runtimes/process/settings.ts";
-import type { SpecRecord } from "../../src/runtimes/process/state-file.ts";
-import { Supervisor } from "../../src/runtimes/process/supervisor.ts";
+import type { Clock } from "../../src/runtimes/companion/clock.ts";
+import type { OpenEngine } from "../../src/runtimes/companion/engine.ts";
+import { DEFAULT_SETTINGS } from "../../src/runtimes/companion/settings.ts";
+import type { SpecRecord } from "../../src/runtimes/companion/state-file.ts";
+import { Supervisor } from "../../src/runtimes/companion/supervisor.ts";
+import { ProcessEngine } from "../../src/runtimes/process/engine.ts";
 import { until } from "../conformance/runtime.ts";
 import { FAST, SERVICE } from "./process-harness.ts";
 
 /** A supervisor within the test's own process; what it runs ends with the test. */
 export async function openSupervisor(
 	t: Test,
-	options: { readonly clock?: Clock; readonly report?: (message: string, error: unknown) => void } = {},
+	options: {
+		readonly clock?: Clock;
+		readonly engine?: OpenEngine;
+		readonly report?: (message: string, error: unknown) => void;
+	} = {},
 ): Promise<{ supervisor: Supervisor; folder: string }> {
 	const folder = await mkdtemp(join(tmpdir(), "supervisor-"));
 	const supervisor = await Supervisor.open({
 		folder,
 		settings: { ...DEFAULT_SETTINGS, ...FAST, graceMs: 200 },
+		engine: options.engine ?? ProcessEngine.open,
 		ballast: new Ballast(join(folder, "ballast"), 0),
 		report: options.report ?? (() => undefined),
 		...(options.clock === undefined ? {} : { clock: options.clock }),

@@ -1,6 +1,6 @@
 import t from "tap";
-import { failure } from "../../src/runtimes/process/failures.ts";
-import { type Ending, judge, type Rules, type Standing } from "../../src/runtimes/process/verdict.ts";
+import { failedLater, failedStart, failure, notListening } from "../../src/runtimes/companion/failures.ts";
+import { type Ending, judge, type Rules, type Standing } from "../../src/runtimes/companion/verdict.ts";
 import type { RestartPolicy } from "../../src/runtimes/runtime.ts";
 
 const FRESH: Standing = {
@@ -13,6 +13,10 @@ const FRESH: Standing = {
 };
 const PROVEN: Standing = { ...FRESH, phase: "ready", everReady: true };
 const LATE = failure("not_listening", "nothing listened");
+const NOT_LOADED = {
+	exitCode: 95,
+	lastLines: ["runtime-loader: the build could not be loaded within 5s: nobody there"],
+};
 
 type Row = {
 	readonly name: string;
@@ -129,6 +133,31 @@ const ROWS: readonly Row[] = [
 		code: "not_listening",
 		again: true,
 	},
+	{
+		...{ name: "a start whose build could not be loaded", from: FRESH, ending: NOT_LOADED },
+		...{ phase: "starting", code: "internal", again: true, more: { failedStarts: 1 } },
+	},
+	{
+		...{ name: "a restart whose build could not be loaded", from: PROVEN, ending: NOT_LOADED },
+		...{ phase: "starting", code: "internal", again: true, more: { exits: [1_000] } },
+	},
+	{
+		name: "refused",
+		from: PROVEN,
+		ending: { refused: "the build was altered" },
+		phase: "failed",
+		code: "internal",
+		again: false,
+	},
+	{ name: "excused", from: PROVEN, ending: { excused: true }, restart: "never", phase: "starting", again: true },
+	{
+		...{ name: "excused before it was ready", from: FRESH, standing: { failedStarts: 2 } },
+		...{ ending: { excused: true }, phase: "starting", again: true, more: { failedStarts: 2 } },
+	},
+	{
+		...{ name: "excused in the middle of other exits", from: PROVEN, standing: loop },
+		...{ ending: { excused: true }, phase: "starting", again: true, more: loop },
+	},
 	{ name: "while it is being stopped", from: PROVEN, standing: { phase: "stopping" }, phase: "stopping", again: false },
 	{
 		name: "after it failed",
@@ -154,3 +183,19 @@ for (const { name, from, standing, ending, restart, rules, phase, code, again, m
 		t.match(verdict.standing, { phase, ...more });
 		t.equal(verdict.standing.failure?.code, code);
 	});
+
+t.test("a build that could not be loaded is not the program's fault", async (t) => {
+	const words = "the build could not be loaded within 5s: nobody there";
+	t.equal(failedStart(NOT_LOADED, 2000, 3).message, `${words} (3 starts)`);
+	t.equal(failedLater(NOT_LOADED, NOT_LOADED.lastLines).message, words);
+	t.match(failedStart({ exitCode: 95, lastLines: ["of the program's own"] }, 2000, 1), { code: "exited" });
+	t.match(failedStart({ ...NOT_LOADED, exitCode: 1 }, 2000, 1), { code: "exited" });
+	const late = (line: string) => notListening(2000, 7, [], null, ["before", line]);
+	for (const [line, why] of [
+		["runtime-loader: 192.0.2.1:7 does not answer; trying again", "192.0.2.1:7 does not answer"],
+		["runtime-loader: the server is slow (1 of 9 bytes so far); going on", "the server is slow (1 of 9 bytes so far)"],
+	] as const)
+		t.match(late(line), { code: "internal", message: `the build could not be loaded within 7 s: ${why}` });
+	for (const line of ["runtime-loader: the build is loaded", "waiting; trying again", ""])
+		t.match(late(line), { code: "not_listening", message: /nothing listened on \$PORT/ });
+});

@@ -2,14 +2,14 @@ import { systemCode } from "../../errors.ts";
 import { Forwarder, type Upstream } from "../forwarder/forwarder.ts";
 import type { Clock } from "./clock.ts";
 import type { Ports } from "./ports.ts";
-import type { ProcessSettings } from "./settings.ts";
+import type { CompanionSettings } from "./settings.ts";
 
 const RETRY_MS = { first: 20, most: 1_000 };
 
 export type AddressHost = {
 	readonly ports: Ports;
 	readonly clock: Clock;
-	readonly settings: () => ProcessSettings;
+	readonly settings: () => CompanionSettings;
 	report(message: string, error: unknown): void;
 };
 

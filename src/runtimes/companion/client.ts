@@ -13,7 +13,7 @@ import type { Call, ServiceRef } from "../runtime.ts";
 import { systemClock } from "./clock.ts";
 import { CompanionLock } from "./lock.ts";
 import { type Answer, CHANGES, type Hello, type Operation, type Operations, PROTOCOL, SERVICES } from "./protocol.ts";
-import type { ProcessSettings } from "./settings.ts";
+import type { CompanionSettings } from "./settings.ts";
 
 const RETRY_MS = { first: 5, most: 250 };
 const HELLO_MS = 5_000;
@@ -24,7 +24,7 @@ const NODE_FLAGS = ["--max-semi-space-size=1"];
 
 export type ClientOptions = {
 	readonly folder: string;
-	readonly settings: ProcessSettings;
+	readonly settings: CompanionSettings;
 	/** How long a call looks for a companion before it rejects with `unavailable`. */
 	readonly unavailableMs: number;
 };
@@ -155,7 +155,7 @@ export class CompanionClient {
 					if (starting === null || starting.ended) starting = this.#start();
 				} else {
 					const hello = await this.#hello(holder.socket);
-					if (hello.protocol >= PROTOCOL && hello.oldest <= PROTOCOL) return holder.socket;
+					if (hello.protocol >= PROTOCOL && hello.oldest <= PROTOCOL) return this.#fitting(hello, holder.socket);
 					if (hello.oldest > PROTOCOL)
 						throw new AppError("unavailable", "the companion of this data folder is of a newer version");
 					await this.#send(holder.socket, "handOver", null, AbortSignal.timeout(HELLO_MS));
@@ -173,6 +173,17 @@ export class CompanionClient {
 				cause: problem,
 				hint: `See ${join(this.#lock.folder, "companion.log")}`,
 			},
+		);
+	}
+
+	/** Throws `unavailable` where its programs are not of the kind that is asked for: no other could adopt them. */
+	#fitting({ engine }: Hello, socket: string): string {
+		const { kind } = this.#options.settings.engine;
+		if (engine === kind) return socket;
+		throw new AppError(
+			"unavailable",
+			`the companion of this data folder runs its programs by "${engine}", not by "${kind}"`,
+			{ hint: "Stop its services first, or use another data folder." },
 		);
 	}
 

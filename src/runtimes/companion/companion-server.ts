@@ -33,7 +33,7 @@ export class CompanionServer {
 		this.#handlers = {
 			hello: async ({ settings }) => {
 				supervisor.settings = settings;
-				return { protocol: PROTOCOL, oldest: OLDEST_PROTOCOL, pid: process.pid };
+				return { protocol: PROTOCOL, oldest: OLDEST_PROTOCOL, pid: process.pid, engine: supervisor.kind };
 			},
 			apply: async (spec) => supervisor.apply(spec).then(() => null),
 			abandon: async ({ id, revision }) => supervisor.abandon(id, revision).then(() => null),

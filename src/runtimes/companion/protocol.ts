@@ -1,15 +1,16 @@
 import type { ErrorCode } from "../../errors.ts";
 import type { Observed } from "../runtime.ts";
-import type { ProcessSettings } from "./settings.ts";
+import type { Engine } from "./engine.ts";
+import type { CompanionSettings } from "./settings.ts";
 import type { SpecRecord } from "./state-file.ts";
 
 /** What this version speaks, and the oldest that it still understands. */
-export const PROTOCOL = 2;
+export const PROTOCOL = 3;
 export const OLDEST_PROTOCOL = 2;
 
 /** What a server can ask of a companion: a POST to `/<name>` with the request as JSON, answered by an Answer. */
 export type Operations = {
-	hello: { request: { protocol: number; settings: ProcessSettings }; answer: Hello };
+	hello: { request: { protocol: number; settings: Partial<CompanionSettings> }; answer: Hello };
 	apply: { request: SpecRecord; answer: null };
 	abandon: { request: { id: string; revision: number }; answer: null };
 	observe: { request: { id: string }; answer: Observed };
@@ -22,7 +23,13 @@ export type Operations = {
 
 export type Operation = keyof Operations;
 
-export type Hello = { readonly protocol: number; readonly oldest: number; readonly pid: number };
+export type Hello = {
+	readonly protocol: number;
+	readonly oldest: number;
+	readonly pid: number;
+	/** What starts its programs. */
+	readonly engine: Engine["kind"];
+};
 
 export type Answer<T> =
 	| { readonly ok: T }

@@ -1,14 +1,11 @@
-import { rm } from "node:fs/promises";
-import { messageOf } from "../../errors.ts";
+import { isAppError } from "../../errors.ts";
 import { failpoint } from "../../failpoint.ts";
-import type { ProcessSeen } from "../../platform/platform.ts";
 import type { Upstream } from "../forwarder/forwarder.ts";
 import type { RevisionObserved, RevisionPhase } from "../runtime.ts";
 import { fromWall, toWall } from "./clock.ts";
+import type { Running } from "./engine.ts";
 import { failure } from "./failures.ts";
-import type { Instance } from "./instance.ts";
 import type { Ports } from "./ports.ts";
-import { listeningHost } from "./readiness.ts";
 import type { InstanceRecord, RunRecord, SpecRecord } from "./state-file.ts";
 import { LAST_LINES, type Lived, Tenure, type TenureHost } from "./tenure.ts";
 import { isOver, judge, type Standing } from "./verdict.ts";
@@ -83,7 +80,7 @@ export class Run {
 	}
 
 	/** Starts the programs, or goes on with those that an earlier companion has started. */
-	start(processes: readonly ProcessSeen[] = []): void {
+	start(): void {
 		const records = this.#waiting;
 		if (this.isOver) {
 			for (const { port } of records) this.#host.ports.release(port);
@@ -98,7 +95,6 @@ export class Run {
 					this.#keep(
 						slot,
 						records.find((record) => record.slot === slot),
-						processes,
 					),
 				),
 		);
@@ -142,24 +138,26 @@ export class Run {
 	}
 
 	/** A slot's whole life. Never rejects: what goes wrong ends the run. */
-	async #keep(slot: number, record: InstanceRecord | undefined, processes: readonly ProcessSeen[]): Promise<void> {
+	async #keep(slot: number, record: InstanceRecord | undefined): Promise<void> {
 		const { signal } = this.#stop;
 		let failures = 0;
 		let waiting = record;
 		try {
 			while (!signal.aborted) {
-				const adopted = waiting === undefined ? null : await this.#adopt(waiting, processes);
+				const adopted = waiting === undefined ? null : await this.#adopt(waiting);
 				waiting = undefined;
 				this.#waiting = this.#waiting.filter((candidate) => candidate.slot !== slot);
 				const tenure = adopted ?? (await this.#begin(slot));
 				if (tenure === null) break;
 				let again = false;
+				let atOnce = false;
 				try {
 					const ending = await this.#watch(tenure);
 					if (ending !== null && !signal.aborted) {
 						// The world is told before what is left of it is ended: that may take the whole grace.
 						const lines = await tenure.lastLines(ending.late === null);
-						failures = ending.upMs >= this.#host.settings().stableMs ? 1 : failures + 1;
+						atOnce = ending.excused === true;
+						if (!atOnce) failures = ending.upMs >= this.#host.settings().stableMs ? 1 : failures + 1;
 						tenure.record = { ...tenure.record, ready: false };
 						again = this.#judge(tenure, ending, lines);
 						this.#host.changed(this);
@@ -170,11 +168,13 @@ export class Run {
 				await this.#host.persist();
 				this.#host.changed(this);
 				if (!again) break;
+				if (atOnce) continue;
 				const { backoffFirstMs, backoffMostMs } = this.#host.settings();
 				await this.#host.clock.sleep(Math.min(backoffMostMs, backoffFirstMs * 2 ** (failures - 1)), signal);
 			}
 		} catch (error) {
-			const why = failure("internal", messageOf(error), null, this.#standing.failure?.lastLines ?? []);
+			this.#host.report(`revision ${this.spec.revision} of ${this.spec.id} could not be kept running`, error);
+			const why = failure("internal", wordsOf(error), null, this.#standing.failure?.lastLines ?? []);
 			if (this.phase !== "stopping") this.#standing = { ...this.#standing, phase: "failed", failure: why };
 			this.#stop.abort();
 			await this.#host.persist();
@@ -182,7 +182,7 @@ export class Run {
 		}
 	}
 
-	/** Null where the run ended before there was a port for it. */
+	/** Null where the run ended before there was a port for it, or the engine could be reached. */
 	async #begin(slot: number): Promise<Tenure | null> {
 		const port = this.#ports.pop() ?? (await this.#takePort());
 		if (port === null) return null;
@@ -191,12 +191,13 @@ export class Run {
 		try {
 			await this.#host.persist();
 			failpoint("companion.before_spawn");
-			await tenure.start();
+			await tenure.start(this.#stop.signal);
 			await this.#host.persist();
 			this.#host.changed(this);
 			return tenure;
 		} catch (error) {
 			await this.#close(tenure);
+			if (this.#stop.signal.aborted && isAppError(error, "unavailable")) return null;
 			throw error;
 		}
 	}
@@ -207,12 +208,11 @@ export class Run {
 		return ports.takeInTime(clock, limitMs, this.#stop.signal);
 	}
 
-	async #adopt(record: InstanceRecord, processes: readonly ProcessSeen[]): Promise<Tenure | null> {
-		const tenure = await Tenure.adopt(this.#host, this.spec, record, processes);
+	async #adopt(record: InstanceRecord): Promise<Tenure | null> {
+		const tenure = await Tenure.adopt(this.#host, this.spec, record);
 		failpoint("companion.adopt");
 		if (tenure === null) {
 			this.#host.ports.release(record.port);
-			await rm(this.#host.folders(record.instance).instance, { recursive: true, force: true });
 			return null;
 		}
 		this.#tenures.set(record.slot, tenure);
@@ -222,39 +222,38 @@ export class Run {
 
 	/** How it ended; null when the run is to stop. */
 	async #watch(tenure: Tenure): Promise<Lived | null> {
-		const { instance } = tenure;
-		if (instance === null) return { exitCode: tenure.gone, late: null, upMs: 0 };
+		const { running } = tenure;
+		if (running === null) return { ...(tenure.gone ?? { exitCode: null }), late: null, upMs: 0 };
 		const told = Promise.withResolvers<null>();
 		const tell = () => told.resolve(null);
 		const aborted = told.promise;
 		if (this.#stop.signal.aborted) return null;
 		this.#stop.signal.addEventListener("abort", tell, { once: true });
 		try {
-			return await this.#watchUntil(tenure, instance, aborted);
+			return await this.#watchUntil(tenure, running, aborted);
 		} finally {
 			this.#stop.signal.removeEventListener("abort", tell);
 		}
 	}
 
-	async #watchUntil(tenure: Tenure, instance: Instance, aborted: Promise<null>): Promise<Lived | null> {
-		const { clock, platform, vigil } = this.#host;
+	async #watchUntil(tenure: Tenure, running: Running, aborted: Promise<null>): Promise<Lived | null> {
+		const { clock, vigil } = this.#host;
 		const { startedAt } = tenure;
-		const { port } = tenure.record;
 		const { health } = this.spec;
-		const exit = instance.exited.then((exitCode) => ({ exitCode, late: null, upMs: clock.now() - startedAt }));
-		const watched = { port, startedAt, pids: () => instance.pids() };
+		const exit = running.exited.then((how) => ({ ...how, late: null, upMs: clock.now() - startedAt }));
 		// One that had stopped listening before it was adopted is not ended for it now.
 		if (!tenure.record.ready && tenure.record.lapsed !== true) {
-			const first = await tenure.untilReady(watched, exit, aborted, this.#stop.signal);
+			const first = await tenure.untilReady(running, exit, aborted, this.#stop.signal);
 			if (first !== "ready") return first;
 		}
 		failpoint("companion.after_ready");
 		if (tenure.record.ready) this.#becameReady();
 		await this.#host.persist();
-		const host = () => listeningHost(watched, platform);
+		const record = () => tenure.record;
+		const host = () => running.listeningAt();
 		const lapsed = (why: string) => this.#lapsed(tenure, why);
 		const recovered = (at: string) => this.#recovered(tenure, at);
-		const stopWatching = vigil.add({ port, health, host, lapsed, recovered }, !tenure.record.ready);
+		const stopWatching = vigil.add({ record, health, host, lapsed, recovered }, !tenure.record.ready);
 		try {
 			return await Promise.race([exit, aborted]);
 		} finally {
@@ -299,20 +298,25 @@ export class Run {
 		this.#tenures.delete(record.slot);
 		this.#host.ports.release(record.port);
 		await this.#host.persist();
-		await rm(this.#host.folders(record.instance).instance, { recursive: true, force: true });
+		await tenure.discard();
 	}
 
 	/** True: start it again. */
-	#judge({ record }: Tenure, { exitCode, late }: Lived, lastLines: readonly string[]): boolean {
+	#judge({ record }: Tenure, ending: Lived, lastLines: readonly string[]): boolean {
 		const { clock, settings } = this.#host;
 		const { slot, port } = record;
 		const { standing, again } = judge(
 			this.#standing,
-			{ slot, port, exitCode, late, lastLines, at: clock.now() },
+			{ ...ending, slot, port, lastLines, at: clock.now() },
 			{ ...settings(), restart: this.spec.restart, slots: this.#slots, anotherServes: this.#host.anotherServes(this) },
 		);
 		this.#standing = standing;
 		if (this.isOver) this.#stop.abort();
 		return again;
 	}
+}
+
+/** For the service's owner: what is no AppError was not meant to be read by anybody but the operator. */
+function wordsOf(error: unknown): string {
+	return isAppError(error) ? error.message : "it could not be run, for a reason of the server's; its log has it";
 }

@@ -1,23 +1,28 @@
-import { readdir, rename, rm, stat } from "node:fs/promises";
+import { readdir, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { type Ballast, isDiskFull } from "../../ballast.ts";
 import { AppError, isAppError, systemCode } from "../../errors.ts";
 import { failpoint } from "../../failpoint.ts";
-import type { ProcessSeen } from "../../platform/platform.ts";
 import { Turns } from "../../turns.ts";
 import { ServiceLog } from "../output/log.ts";
 import type { Poll } from "../output/poll.ts";
 import type { Observed, RevisionObserved, ServiceRef } from "../runtime.ts";
 import { Address } from "./address.ts";
-import type { InstanceHost } from "./instance.ts";
+import type { Clock } from "./clock.ts";
+import type { Engine } from "./engine.ts";
 import type { Ports } from "./ports.ts";
 import { Run, type RunHost } from "./run.ts";
+import type { CompanionSettings } from "./settings.ts";
 import { type ServiceState, type SpecRecord, StateFile } from "./state-file.ts";
 import type { Vigil } from "./vigil.ts";
 
 const RETRY_MS = { first: 20, most: 1_000 };
 
-export type ServiceHost = InstanceHost & {
+export type ServiceHost = {
+	readonly engine: Engine;
+	readonly clock: Clock;
+	readonly settings: () => CompanionSettings;
+	readonly bootId: string;
 	readonly ports: Ports;
 	readonly newId: () => string;
 	readonly poll: Poll;
@@ -62,7 +67,7 @@ export class Service {
 			folders: (instance) => ({
 				home: join(this.#folder, "home"),
 				temporary: join(this.#folder, "tmp"),
-				programs: join(this.#folder, "programs"),
+				programs: this.#programs,
 				instance: join(this.#folder, "instances", instance),
 			}),
 			persist: () => this.#persist(),
@@ -71,16 +76,11 @@ export class Service {
 		};
 	}
 
-	/** A service that is new, or, with `state`, one that an earlier companion had; `processes` are then looked through. */
-	static async open(
-		host: ServiceHost,
-		ref: ServiceRef,
-		state: ServiceState | null = null,
-		processes: readonly ProcessSeen[] = [],
-	): Promise<Service> {
+	/** A service that is new, or, with `state`, one that an earlier companion had. */
+	static async open(host: ServiceHost, ref: ServiceRef, state: ServiceState | null = null): Promise<Service> {
 		const log = await ServiceLog.open(join(host.folder, ref.id, "log"), { poll: host.poll });
 		const service = new Service(host, ref, log, state);
-		if (state !== null) service.#resume(state, processes);
+		if (state !== null) service.#resume(state);
 		return service;
 	}
 
@@ -112,12 +112,12 @@ export class Service {
 		return run === this.#target && observed.phase === "ready" ? { ...observed, phase: "starting" } : observed;
 	}
 
-	/** Rejects with `not_found` where the program's file is not in its place, with `unavailable` where ports are not free. */
+	/** Rejects as the engine's `check` does, and with `unavailable` where ports are not free. */
 	apply(spec: SpecRecord): Promise<void> {
 		return this.#inTurn(async () => {
 			if (this.#life !== "here") throw new AppError("conflict", "the service is being removed");
 			if (this.#live?.is(spec) || this.#target?.is(spec)) return;
-			if (spec.program.kind === "build") await this.#mustExist(spec.program.sha256);
+			await this.#host.engine.check(spec, this.#programs);
 			await this.#address.open();
 			const previous = this.#target;
 			const run = Run.fresh(this.#runs, spec, await this.#host.ports.takeAll(Math.max(1, spec.instances)));
@@ -186,6 +186,16 @@ export class Service {
 		await this.#log[Symbol.asyncDispose]();
 	}
 
+	/** Whether one of its runs has an instance of this name. */
+	knows(instance: string): boolean {
+		const { live, target, retiring } = this.#state;
+		return [live, target, ...retiring].some((run) => run?.instances.some((one) => one.instance === instance));
+	}
+
+	get #programs(): string {
+		return join(this.#folder, "programs");
+	}
+
 	get #state(): ServiceState {
 		return {
 			format: 1,
@@ -198,16 +208,16 @@ export class Service {
 		};
 	}
 
-	#resume(state: ServiceState, processes: readonly ProcessSeen[]): void {
+	#resume(state: ServiceState): void {
 		if (state.live !== null) this.#live = new Run(this.#runs, state.live);
 		if (state.target !== null) this.#target = new Run(this.#runs, state.target);
 		for (const record of state.retiring) {
 			const run = new Run(this.#runs, record);
-			run.start(processes);
+			run.start();
 			this.#retire(run, false);
 		}
-		this.#live?.start(processes);
-		this.#target?.start(processes);
+		this.#live?.start();
+		this.#target?.start();
 		if (!this.removing) this.#address.reopen().catch((error) => this.#host.report("an address is lost", error));
 	}
 
@@ -281,22 +291,13 @@ export class Service {
 		return retirement;
 	}
 
-	async #mustExist(sha256: string): Promise<void> {
-		try {
-			await stat(join(this.#folder, "programs", sha256));
-		} catch (error) {
-			if (systemCode(error) !== "ENOENT") throw error;
-			throw new AppError("not_found", "the program's file is not there", { cause: error });
-		}
-	}
-
 	/** Deletes the programs that no revision here uses any more. */
 	async #prune(): Promise<void> {
 		const { live, target, retiring } = this.#state;
 		const used = new Set(
 			[live, target, ...retiring].map((run) => (run?.spec.program.kind === "build" ? run.spec.program.sha256 : "")),
 		);
-		const folder = join(this.#folder, "programs");
+		const folder = this.#programs;
 		try {
 			for (const name of await readdir(folder))
 				if (/^[0-9a-f]{64}$/.test(name) && !used.has(name)) await rm(join(folder, name), { force: true });

@@ -1,5 +1,20 @@
+import type { Limits } from "../runtime.ts";
+
+/** Which engine, and what only that one needs. */
+export type EngineSettings =
+	| { readonly kind: "process" }
+	| {
+			readonly kind: "docker";
+			/** Path of the daemon's socket; null: the usual one. */
+			readonly socket: string | null;
+			/** For specs that have none. */
+			readonly limits?: Limits;
+	  };
+
 /** What the server may set. Times are milliseconds. */
-export type ProcessSettings = {
+export type CompanionSettings = {
+	/** What starts the programs. A companion keeps its kind for life. */
+	readonly engine: EngineSettings;
 	/** Address that services listen on. */
 	readonly publicHost: string;
 	/** Ports for services and programs, both inclusive; null: see `defaultRange`. */
@@ -27,7 +42,8 @@ export type ProcessSettings = {
 	readonly idleMs: number;
 };
 
-export const DEFAULT_SETTINGS: ProcessSettings = {
+export const DEFAULT_SETTINGS: CompanionSettings = {
+	engine: { kind: "process" },
 	publicHost: "127.0.0.1",
 	ports: null,
 	path: "/usr/local/bin:/usr/bin:/bin",

@@ -3,8 +3,22 @@ import { dirname, join } from "node:path";
 import { AppError, systemCode } from "../../errors.ts";
 import type { RevisionPhase, RuntimeFailure, ServiceRef, ServiceSpec } from "../runtime.ts";
 
-/** A spec as it is kept: the bytes are a file of their own by now. Holds secrets (`env`). */
-export type SpecRecord = Omit<ServiceSpec, "program"> & { readonly program: ProgramRecord };
+/** A spec as it is kept: the bytes are a file of their own by now. Holds secrets (`env`, `loader`). */
+export type SpecRecord = Omit<ServiceSpec, "program"> & {
+	readonly program: ProgramRecord;
+	/** For containers: where the loader gets the build, and by what right. */
+	readonly loader?: LoaderRecord;
+	/** For containers: what they are made of. */
+	readonly image?: string;
+};
+
+export type LoaderRecord = {
+	/** The whole URL of the build. */
+	readonly url: string;
+	readonly token: string;
+	/** PEM: who vouches for that server. */
+	readonly ca: string;
+};
 
 export type ProgramRecord =
 	| { readonly kind: "build"; readonly sha256: string; readonly size: number }

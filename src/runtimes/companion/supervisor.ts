@@ -2,23 +2,24 @@ import { createHash, randomBytes } from "node:crypto";
 import { mkdir, readdir, readFile, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import type { Ballast } from "../../ballast.ts";
-import { AppError, systemCode } from "../../errors.ts";
-import { failpoint } from "../../failpoint.ts";
+import { AppError, isAppError, systemCode } from "../../errors.ts";
 import { type Platform, platformOf } from "../../platform/platform.ts";
 import { Turns } from "../../turns.ts";
 import { Poll } from "../output/poll.ts";
 import type { Observed, ServiceRef } from "../runtime.ts";
 import { type Clock, systemClock } from "./clock.ts";
-import { endAll, MARK } from "./instance.ts";
+import type { Engine, OpenEngine } from "./engine.ts";
 import { checkRange, defaultRange, Ports } from "./ports.ts";
+import { untilReached } from "./reach.ts";
 import { Service, type ServiceHost } from "./service.ts";
-import { DEFAULT_SETTINGS, type ProcessSettings } from "./settings.ts";
+import { type CompanionSettings, DEFAULT_SETTINGS } from "./settings.ts";
 import { type SpecRecord, StateFile, writeWhole } from "./state-file.ts";
 import { Vigil } from "./vigil.ts";
 
 export type SupervisorOptions = {
 	readonly folder: string;
-	readonly settings: ProcessSettings;
+	readonly settings: CompanionSettings;
+	readonly engine: OpenEngine;
 	/** Given up where the disk is too full to go on. */
 	readonly ballast: Ballast;
 	readonly platform?: Platform;
@@ -27,59 +28,74 @@ export type SupervisorOptions = {
 	readonly report: (message: string, error: unknown) => void;
 };
 
+type Current = { settings: CompanionSettings };
+
 /** All services of a data folder. One at a time for each folder: see `lock.ts`. */
 export class Supervisor {
 	readonly #host: ServiceHost;
 	readonly #services = new Map<string, Service>();
 	/** Applies and removals of a service: one that is being opened is there for whoever removes it. */
 	readonly #turns = new Turns();
-	readonly #listeners = new Set<(service: ServiceRef) => void>();
-	#settings: ProcessSettings = DEFAULT_SETTINGS;
+	readonly #listeners: Set<(service: ServiceRef) => void>;
+	readonly #closing = new AbortController();
+	readonly #current: Current;
 	#dismissed = false;
 
-	private constructor(host: (own: Supervisor) => ServiceHost, settings: ProcessSettings) {
-		this.#settings = settings;
-		this.#host = host(this);
+	private constructor(host: ServiceHost, current: Current, listeners: Set<(service: ServiceRef) => void>) {
+		this.#host = host;
+		this.#current = current;
+		this.#listeners = listeners;
+		const stopListening = host.engine.onReachable(() => {
+			for (const ref of this.list()) host.changed(ref);
+		});
+		this.#closing.signal.addEventListener("abort", stopListening, { once: true });
 	}
 
 	/** Adopts what an earlier one left, and ends what carries our mark without a record. */
 	static async open(options: SupervisorOptions): Promise<Supervisor> {
-		const { folder, settings, ballast, report, clock = systemClock, platform = platformOf() } = options;
+		const { folder, ballast, report, clock = systemClock, platform = platformOf() } = options;
+		const current: Current = { settings: options.settings };
+		const settings = () => current.settings;
 		const newId = options.newId ?? (() => randomBytes(8).toString("hex"));
 		const services = join(folder, "services");
 		const trash = join(folder, "trash");
 		for (const path of [services, trash]) await mkdir(path, { recursive: true, mode: 0o700 });
 		const folderId = await identify(folder);
 		const bootId = await platform.bootId();
-		const range = settings.ports ?? defaultRange(await platform.firstEphemeralPort());
+		const range = current.settings.ports ?? defaultRange(await platform.firstEphemeralPort());
 		checkRange(range);
-		const supervisor = new Supervisor(
-			(own) => ({
-				...{ platform, clock, bootId, folderId, newId, trash, ballast, report },
-				settings: () => own.#settings,
-				vigil: new Vigil({ platform, clock, report, settings: () => own.#settings }),
-				ports: new Ports(range, folder),
-				poll: new Poll(),
-				folder: services,
-				changed: (service) => {
-					for (const listener of own.#listeners) listener(service);
-				},
-			}),
-			settings,
-		);
+		const engine = await options.engine({ folder, folderId, bootId, platform, clock, settings, report });
+		const listeners = new Set<(service: ServiceRef) => void>();
+		const host: ServiceHost = {
+			...{ engine, clock, bootId, newId, trash, ballast, report, settings },
+			vigil: new Vigil({ engine, clock, report, settings }),
+			ports: new Ports(range, folder),
+			poll: new Poll(),
+			folder: services,
+			changed: (service) => {
+				for (const listener of listeners) listener(service);
+			},
+		};
+		const supervisor = new Supervisor(host, current, listeners);
 		await supervisor.#adopt();
 		for (const name of await readdir(trash)) await rm(join(trash, name), { recursive: true, force: true });
 		return supervisor;
 	}
 
+	/** What starts the programs; it stays so for life. */
+	get kind(): Engine["kind"] {
+		return this.#host.engine.kind;
+	}
+
 	/** A server of another version may know fewer of them. */
-	set settings(settings: Partial<ProcessSettings>) {
-		this.#settings = { ...DEFAULT_SETTINGS, ...settings };
+	set settings(settings: Partial<CompanionSettings>) {
+		const { engine } = this.#current.settings;
+		this.#current.settings = { ...DEFAULT_SETTINGS, engine, ...settings };
 	}
 
 	/** For how long nobody must have needed it before it ends; none where all was stopped on purpose. */
 	get idleMs(): number {
-		return this.#dismissed ? 0 : this.#settings.idleMs;
+		return this.#dismissed ? 0 : this.#current.settings.idleMs;
 	}
 
 	/** Whether a program runs, or is to. */
@@ -101,13 +117,16 @@ export class Supervisor {
 		await this.#host.ballast.fill();
 	}
 
+	/** Throws `unavailable` while it cannot be known. */
 	observe(id: string): Observed {
+		this.#host.engine.mustBeReachable();
 		return this.#services.get(id)?.observed ?? { url: null, serving: null, revisions: [] };
 	}
 
 	async apply(spec: SpecRecord): Promise<void> {
+		this.#host.engine.mustBeReachable();
 		const other = this.list().find(({ namespace }) => namespace !== spec.namespace);
-		if (other !== undefined)
+		if (this.#host.engine.trust === "one_namespace" && other !== undefined)
 			throw new AppError(
 				"permission_denied",
 				`the process runtime runs the programs of one namespace, here ${other.namespace}: they could read each other's files`,
@@ -118,14 +137,21 @@ export class Supervisor {
 	}
 
 	async abandon(id: string, revision: number): Promise<void> {
+		this.#host.engine.mustBeReachable();
 		await this.#services.get(id)?.abandon(revision);
 	}
 
 	async stop(id: string): Promise<void> {
+		this.#host.engine.mustBeReachable();
 		await this.#services.get(id)?.stop();
 	}
 
-	remove(id: string): Promise<void> {
+	async remove(id: string): Promise<void> {
+		this.#host.engine.mustBeReachable();
+		await this.#remove(id);
+	}
+
+	#remove(id: string): Promise<void> {
 		return this.#turns.inTurn(id, async () => {
 			const service = this.#services.get(id);
 			if (service === undefined) {
@@ -135,17 +161,22 @@ export class Supervisor {
 			await service.remove();
 			this.#services.delete(id);
 			this.#host.changed(service.ref);
+			const { engine, report } = this.#host;
+			await engine.forgotten(service.ref, this.list()).catch((error) => report(`${id} left something behind`, error));
 		});
 	}
 
 	async stopAll(): Promise<void> {
+		this.#host.engine.mustBeReachable();
 		await Promise.all([...this.#services.values()].map((service) => service.stop()));
 		this.#dismissed = true;
 	}
 
 	/** Closes every address; the programs go on for another companion to adopt. */
 	async close(): Promise<void> {
+		this.#closing.abort();
 		await Promise.all([...this.#services.values()].map((service) => service.close()));
+		await this.#host.engine[Symbol.asyncDispose]();
 	}
 
 	async #open(ref: ServiceRef): Promise<Service> {
@@ -157,8 +188,7 @@ export class Supervisor {
 	}
 
 	async #adopt(): Promise<void> {
-		const { platform, folder, folderId, report } = this.#host;
-		const processes = await platform.processes(MARK);
+		const { folder, report } = this.#host;
 		const recorded = new Set<string>();
 		let unreadable = false;
 		for (const id of await readdir(folder)) {
@@ -172,20 +202,29 @@ export class Supervisor {
 			const runs = [state.live, state.target, ...state.retiring].filter((run) => run !== null);
 			for (const run of runs)
 				if (run.phase !== "ended" && (run.phase !== "failed" || run.failure?.code === "crash_loop"))
-					for (const { instance } of run.instances) recorded.add(`${folderId}.${instance}`);
-			const service = await this.#host.ballast.spend(() => Service.open(this.#host, state.ref, state, processes));
+					for (const { instance } of run.instances) recorded.add(instance);
+			const service = await this.#host.ballast.spend(() => Service.open(this.#host, state.ref, state));
 			this.#services.set(id, service);
-			if (service.removing) this.remove(id).catch((error) => report(`${id} could not be removed`, error));
+			if (service.removing) this.#remove(id).catch((error) => report(`${id} could not be removed`, error));
 		}
-		failpoint("companion.adopt_strays");
-		const isStray = (mark: string | null) => mark?.startsWith(`${folderId}.`) === true && !recorded.has(mark);
-		const strays = new Set(processes.filter(({ mark }) => isStray(mark)).map(({ mark }) => mark));
-		if (strays.size > 0 && !unreadable)
-			await endAll(
-				this.#host,
-				async () => (await platform.processes(MARK)).filter(({ mark }) => strays.has(mark)),
-				this.#settings.graceMs,
+		if (!unreadable)
+			await this.#sweep(
+				(instance) => recorded.has(instance) || [...this.#services.values()].some((service) => service.knows(instance)),
 			);
+	}
+
+	/** Where the engine cannot be reached, nobody waits for that. */
+	async #sweep(isKnown: (instance: string) => boolean): Promise<void> {
+		const { engine, report } = this.#host;
+		const { signal } = this.#closing;
+		try {
+			await engine.sweep(isKnown);
+		} catch (error) {
+			if (!isAppError(error, "unavailable")) throw error;
+			untilReached(this.#host, () => engine.sweep(isKnown), signal).catch((failed) => {
+				if (!signal.aborted) report("what an earlier companion left could not be cleared away", failed);
+			});
+		}
 	}
 }
 

@@ -1,19 +1,20 @@
-import type { ProcessSeen } from "../../platform/platform.ts";
 import type { Follower, ServiceLog } from "../output/log.ts";
 import type { RuntimeFailure } from "../runtime.ts";
 import { fromWall, toWall } from "./clock.ts";
+import type { Exit, Folders, Gone, InstancePlan, Running } from "./engine.ts";
 import { notListening } from "./failures.ts";
-import { endMarked, type Folders, Instance, type InstanceHost } from "./instance.ts";
-import { untilReady, type Watched } from "./readiness.ts";
+import { type ReachHost, untilReached } from "./reach.ts";
+import { untilReady } from "./readiness.ts";
 import type { InstanceRecord, SpecRecord } from "./state-file.ts";
 
 /** So many lines of its output say why a program failed. */
 export const LAST_LINES = 20;
 
 /** How a program ended, or that it was not ready in time. */
-export type Lived = { readonly exitCode: number | null; readonly late: RuntimeFailure | null; readonly upMs: number };
+export type Lived = Exit & { readonly late: RuntimeFailure | null; readonly upMs: number };
 
-export type TenureHost = InstanceHost & {
+export type TenureHost = ReachHost & {
+	readonly bootId: string;
 	readonly log: ServiceLog;
 	folders(instance: string): Folders;
 	report(message: string, error: unknown): void;
@@ -26,23 +27,23 @@ export class Tenure {
 	startedAt: number;
 	readonly #host: TenureHost;
 	readonly #spec: SpecRecord;
-	/** Its exit code, where it ended while no companion watched. */
-	readonly gone: number | null;
-	#instance: Instance | null;
+	/** How it ended, where no companion watched. */
+	readonly gone: Exit | null;
+	#running: Running | null;
 	#followers: readonly Follower[] = [];
 
 	private constructor(
 		host: TenureHost,
 		spec: SpecRecord,
 		record: InstanceRecord,
-		instance: Instance | null,
-		gone: number | null,
+		running: Running | null,
+		gone: Exit | null,
 	) {
 		this.#host = host;
 		this.#spec = spec;
 		this.record = record;
 		this.startedAt = fromWall(host.clock, record.startedAt);
-		this.#instance = instance;
+		this.#running = running;
 		this.gone = gone;
 	}
 
@@ -55,54 +56,59 @@ export class Tenure {
 	}
 
 	/** One that an earlier companion started; null where it never did. */
-	static async adopt(
-		host: TenureHost,
-		spec: SpecRecord,
-		record: InstanceRecord,
-		processes: readonly ProcessSeen[],
-	): Promise<Tenure | null> {
-		const found = await Instance.adopt(host, record, processes, host.folders(record.instance).instance);
-		if (found === null) return null;
-		const instance = found instanceof Instance ? found : null;
-		const held = instance === null ? { ready: false } : { pid: instance.pid, startTime: instance.startTime };
-		const gone = found instanceof Instance ? null : found.gone;
-		const tenure = new Tenure(host, spec, { ...record, ...held }, instance, gone);
-		tenure.#follow();
+	static async adopt(host: TenureHost, spec: SpecRecord, record: InstanceRecord): Promise<Tenure | null> {
+		const plan = planOf(host, spec, record);
+		// Not given up when the run is to stop: only one that was found can be ended.
+		const found = await untilReached(host, () => host.engine.adopt(plan));
+		if (found === null) {
+			await untilReached(host, () => host.engine.discard(plan));
+			return null;
+		}
+		const tenure =
+			"gone" in found
+				? new Tenure(host, spec, { ...record, ready: false }, null, found.gone)
+				: new Tenure(host, spec, { ...record, pid: found.pid, startTime: found.startTime }, found, null);
+		tenure.#follow(found);
 		return tenure;
 	}
 
 	/** Null before the start, and of one that was gone already. */
-	get instance(): Instance | null {
-		return this.#instance;
+	get running(): Running | null {
+		return this.#running;
 	}
 
-	async start(): Promise<void> {
-		const { clock, folders } = this.#host;
-		const instance = await Instance.spawn(this.#host, this.record, this.#spec, folders(this.record.instance));
-		const { pid, startTime } = instance;
-		this.#instance = instance;
+	/** Rejects with `unavailable` only when aborted before the engine could be reached. */
+	async start(signal: AbortSignal): Promise<void> {
+		const { engine, clock } = this.#host;
+		const running = await untilReached(this.#host, () => engine.start(this.#plan), signal);
+		const { pid, startTime, host } = running;
+		this.#running = running;
 		this.startedAt = clock.now();
-		this.record = { ...this.record, pid, startTime, startedAt: toWall(clock, this.startedAt) };
-		this.#follow();
+		this.record = { ...this.record, pid, startTime, host, startedAt: toWall(clock, this.startedAt) };
+		this.#follow(running);
 	}
 
 	/** Resolves when it is ready, or with how it ended before; null when aborted. */
 	async untilReady(
-		watched: Watched,
+		running: Running,
 		exit: Promise<Lived>,
 		aborted: Promise<null>,
 		stop: AbortSignal,
 	): Promise<"ready" | Lived | null> {
-		const { platform, clock, settings } = this.#host;
+		const { clock, settings } = this.#host;
 		const { health } = this.#spec;
+		const { port } = this.record;
+		const watched = {
+			...{ port, host: running.host, startedAt: this.startedAt },
+			listeningAt: () => running.listeningAt(),
+			elsewhere: () => running.elsewhere(),
+		};
 		const waiting = new AbortController();
 		const signal = AbortSignal.any([waiting.signal, stop]);
-		const readiness = untilReady(watched, health, { platform, clock, aliveMs: settings().aliveMs, signal }).catch(
-			(error) => {
-				if (signal.aborted) return null;
-				throw error;
-			},
-		);
+		const readiness = untilReady(watched, health, { clock, aliveMs: settings().aliveMs, signal }).catch((error) => {
+			if (signal.aborted) return null;
+			throw error;
+		});
 		const first = await Promise.race([exit, readiness, aborted]);
 		waiting.abort();
 		if (first === null || "exitCode" in first) return first;
@@ -111,7 +117,7 @@ export class Tenure {
 			return "ready";
 		}
 		const lines = await this.lastLines(false);
-		const late = notListening(watched.port, health.timeout, first.elsewhere, first.answer, lines);
+		const late = notListening(port, health.timeout, first.elsewhere, first.answer, lines);
 		return { exitCode: null, late, upMs: 0 };
 	}
 
@@ -123,20 +129,26 @@ export class Tenure {
 
 	/** Ends what is left of it, and keeps its output. */
 	async end(): Promise<void> {
-		const { graceMs } = this.#host.settings();
-		await (this.#instance === null
-			? endMarked(this.#host, this.record.instance, graceMs)
-			: this.#instance.stop(graceMs));
+		const { engine, settings } = this.#host;
+		const { graceMs } = settings();
+		const running = this.#running;
+		await untilReached(this.#host, () =>
+			running === null ? engine.clear(this.#plan, graceMs) : running.stop(graceMs),
+		);
 		await this.#heard(this.#followers.map((follower) => follower.close(true)));
 	}
 
-	#follow(): void {
-		const { revision } = this.#spec;
-		const { instance } = this.record;
-		const folder = this.#host.folders(instance).instance;
-		this.#followers = (["stdout", "stderr"] as const).map((stream) =>
-			this.#host.log.follow({ file: `${folder}/${stream}`, revision, instance, stream }),
-		);
+	/** Removes what it leaves, once it has ended and nobody has it in mind. */
+	discard(): Promise<void> {
+		return untilReached(this.#host, () => this.#host.engine.discard(this.#plan));
+	}
+
+	get #plan(): InstancePlan {
+		return planOf(this.#host, this.#spec, this.record);
+	}
+
+	#follow(heard: Running | Gone): void {
+		this.#followers = heard.follow(this.#host.log);
 	}
 
 	/** Output that the disk refuses is lost; the program is not ended for it. */
@@ -144,4 +156,8 @@ export class Tenure {
 		for (const read of await Promise.allSettled(reads))
 			if (read.status === "rejected") this.#host.report(`output of ${this.#spec.id} could not be kept`, read.reason);
 	}
+}
+
+function planOf(host: TenureHost, spec: SpecRecord, record: InstanceRecord): InstancePlan {
+	return { spec, record, folders: host.folders(record.instance) };
 }

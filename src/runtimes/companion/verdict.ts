@@ -1,6 +1,7 @@
 import type { RestartPolicy, RevisionPhase, RuntimeFailure } from "../runtime.ts";
-import { failedStart, failure, howItEnded, lostItsPort } from "./failures.ts";
-import type { ProcessSettings } from "./settings.ts";
+import type { Exit } from "./engine.ts";
+import { failedLater, failedStart, failure, lostItsPort } from "./failures.ts";
+import type { CompanionSettings } from "./settings.ts";
 
 /** How a run stands. */
 export type Standing = {
@@ -17,9 +18,8 @@ export type Standing = {
 };
 
 /** How the program of a slot ended. */
-export type Ending = {
+export type Ending = Exit & {
 	readonly slot: number;
-	readonly exitCode: number | null;
 	/** It lives, but was not ready in time. */
 	readonly late: RuntimeFailure | null;
 	readonly port: number;
@@ -28,7 +28,7 @@ export type Ending = {
 	readonly at: number;
 };
 
-export type Rules = Pick<ProcessSettings, "failedStarts" | "crashLoop"> & {
+export type Rules = Pick<CompanionSettings, "failedStarts" | "crashLoop"> & {
 	readonly restart: RestartPolicy;
 	readonly slots: number;
 	/** Whether another revision has the requests. */
@@ -46,6 +46,10 @@ export function isOver({ phase, failure: why }: Pick<Standing, "phase" | "failur
 export function judge(standing: Standing, ending: Ending, rules: Rules): Verdict {
 	const { exitCode, late } = ending;
 	if (standing.phase === "stopping" || isOver(standing)) return { standing, again: false };
+	if (ending.refused !== undefined)
+		return end(standing, "failed", failure("internal", ending.refused, exitCode, ending.lastLines));
+	if (ending.excused === true)
+		return { standing: standing.phase === "ready" ? { ...standing, phase: "starting" } : standing, again: true };
 	const done = late === null && exitCode === 0 && rules.restart !== "always";
 	return standing.everReady ? judgeProven(standing, ending, rules, done) : judgeStart(standing, ending, rules, done);
 }
@@ -70,7 +74,7 @@ function judgeProven(standing: Standing, ending: Ending, rules: Rules, done: boo
 		const next = { ...standing, endedSlots };
 		return endedSlots.length >= rules.slots ? end(next, "ended", null) : { standing: next, again: false };
 	}
-	const why = ending.late ?? failure("exited", `the program ${howItEnded(exitCode)}`, exitCode, lastLines);
+	const why = ending.late ?? failedLater(ending, lastLines);
 	if (rules.restart === "never") return end(standing, "failed", why);
 	const { exits: most, withinMs } = rules.crashLoop;
 	const exits = [...standing.exits, at].filter((time) => at - time <= withinMs).slice(-most);

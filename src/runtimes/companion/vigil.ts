@@ -1,14 +1,17 @@
-import type { Platform } from "../../platform/platform.ts";
+import { isAppError } from "../../errors.ts";
 import type { Health } from "../runtime.ts";
 import type { Clock } from "./clock.ts";
+import type { Engine } from "./engine.ts";
 import { healthAnswer } from "./readiness.ts";
+import type { InstanceRecord } from "./state-file.ts";
 
 /** So many bad looks in a row count. */
 const IN_A_ROW = 2;
 
 /** An instance that was ready. */
 export type Watch = {
-	readonly port: number;
+	/** As it is now. */
+	record(): InstanceRecord;
 	readonly health: Health;
 	/** The address at which it itself listens now, null where it does not. */
 	host(): Promise<string | null>;
@@ -19,7 +22,7 @@ export type Watch = {
 };
 
 export type VigilOptions = {
-	readonly platform: Pick<Platform, "listeners">;
+	readonly engine: Pick<Engine, "listening">;
 	readonly clock: Clock;
 	/** Milliseconds from one look at the listeners to the next, and from one GET of a health path to the next. */
 	readonly settings: () => { readonly checkMs: number; readonly askMs: number };
@@ -28,7 +31,7 @@ export type VigilOptions = {
 
 type State = { down: boolean; missed: number; refused: number; askedAt: number; asking: boolean };
 
-/** Sees whether what is ready still is: one look at the machine's listeners for all, and a GET now and then where health is `http`. */
+/** Sees whether what is ready still is: one look of the engine for all, and a GET now and then where health is `http`. */
 export class Vigil {
 	readonly #options: VigilOptions;
 	readonly #watches = new Map<Watch, State>();
@@ -59,17 +62,22 @@ export class Vigil {
 		for (;;) {
 			await clock.sleep(settings().checkMs, signal);
 			if (signal.aborted) return;
-			await this.#look(signal).catch((error) => report("the listeners could not be looked at", error));
+			await this.#look(signal).catch((error) => {
+				if (!isAppError(error, "unavailable")) report("the listeners could not be looked at", error);
+			});
 		}
 	}
 
 	async #look(signal: AbortSignal): Promise<void> {
-		const { clock, settings, platform, report } = this.#options;
-		const ports = new Set((await platform.listeners()).map(({ port }) => port));
-		for (const [watch, state] of [...this.#watches]) {
-			if (!ports.has(watch.port)) {
+		const { clock, settings, engine, report } = this.#options;
+		const watches = [...this.#watches].map(([watch, state]) => ({ watch, state, record: watch.record() }));
+		const listening = await engine.listening(watches.map(({ record }) => record));
+		for (const { watch, state, record } of watches) {
+			// A look can take its time: who was taken out meanwhile is told nothing.
+			if (!this.#watches.has(watch)) continue;
+			if (!listening.has(record.instance)) {
 				if (++state.missed >= IN_A_ROW)
-					this.#lapse(watch, state, `the program no longer listens on $PORT (${watch.port})`);
+					this.#lapse(watch, state, `the program no longer listens on $PORT (${record.port})`);
 				continue;
 			}
 			state.missed = 0;
@@ -77,7 +85,10 @@ export class Vigil {
 			if (state.asking || !(state.down || due)) continue;
 			state.asking = true;
 			this.#ask(watch, state, signal)
-				.catch((error) => report("a health check failed", error))
+				.catch((error) => {
+					// Nothing is known while the engine cannot be reached.
+					if (!isAppError(error, "unavailable")) report("a health check failed", error);
+				})
 				.finally(() => {
 					state.asking = false;
 					state.askedAt = clock.now();
@@ -86,7 +97,8 @@ export class Vigil {
 	}
 
 	async #ask(watch: Watch, state: State, signal: AbortSignal): Promise<void> {
-		const { port, health } = watch;
+		const { health } = watch;
+		const { port } = watch.record();
 		const host = await watch.host();
 		if (host === null) return;
 		const answer = health.type === "http" ? await healthAnswer(host, port, health.path, signal) : null;

@@ -6,6 +6,7 @@ import { systemCode } from "../../errors.ts";
 import { failpoint } from "../../failpoint.ts";
 import { LineCutter } from "./lines.ts";
 import { isWithoutWatch, type Poll } from "./poll.ts";
+import type { Cursor } from "./record.ts";
 
 const PIECE = 64 * 1024;
 const BLOCK = 4096;
@@ -165,7 +166,8 @@ export class OutputFollower implements Follower {
 			}
 		} catch (error) {
 			// Read again from what is stored.
-			this.#cutter = new LineCutter(error instanceof PartlyStored ? error.end : stored);
+			const partly = error instanceof PartlyStored && typeof error.end === "number" ? error.end : null;
+			this.#cutter = new LineCutter(partly ?? stored);
 			throw error;
 		}
 	}
@@ -219,9 +221,9 @@ export class OutputFollower implements Follower {
 /** Thrown by `append` where some of the lines were stored before the disk was full. */
 export class PartlyStored extends Error {
 	/** `end` of the last line that is stored. */
-	readonly end: number;
+	readonly end: Cursor;
 
-	constructor(end: number, cause: unknown) {
+	constructor(end: Cursor, cause: unknown) {
 		super("only some of the lines were stored", { cause });
 		this.end = end;
 	}

@@ -12,9 +12,31 @@ import {
 	punchHole,
 } from "./follower.ts";
 import { Poll } from "./poll.ts";
-import { firstSeqOf, formatCheckpoint, formatOrigin, formatRecord, parseLine, segmentName } from "./record.ts";
+import {
+	type Cursor,
+	firstSeqOf,
+	formatCheckpoint,
+	formatOrigin,
+	formatRecord,
+	parseLine,
+	segmentName,
+} from "./record.ts";
 
 export type { Follower, OutputSource } from "./follower.ts";
+export { PartlyStored } from "./follower.ts";
+
+/** Where the lines of a source go that is no file. */
+export type Intake = {
+	/** As it was stored with the last line; null before the first. */
+	readonly cursor: string | null;
+	/**
+	 * Stores lines, synchronously and in order, each with the cursor to go on by after it. Throws when the disk does not take
+	 * them (PartlyStored: not all).
+	 */
+	append(lines: readonly { readonly text: string; readonly end: string }[]): void;
+	/** Nothing more comes. */
+	close(): void;
+};
 
 const LF = 0x0a;
 /** A start reads no more than this of the log, so checkpoints come twice as often. */
@@ -48,9 +70,9 @@ export class ServiceLog implements AsyncDisposable {
 	readonly #now: () => Date;
 	readonly #poll: Poll;
 	readonly #punchHole: PunchHole;
-	readonly #offsets = new Map<string, number>();
+	readonly #offsets = new Map<string, Cursor>();
 	readonly #lastLines = new Map<string, string[]>();
-	readonly #followers = new Map<string, OutputFollower>();
+	readonly #followers = new Map<string, Follower>();
 	#segments: number[] = [];
 	#fd = -1;
 	#size = 0;
@@ -77,11 +99,11 @@ export class ServiceLog implements AsyncDisposable {
 
 	/** Goes on where this raw file was left off. The file need not exist yet. Throws `conflict` while it is followed already. */
 	follow(source: OutputSource): Follower {
-		const key = this.#key(source);
-		if (this.#followers.has(key)) throw new AppError("conflict", `${key} is followed already`);
+		const key = this.#freeKey(source);
+		const start = this.#offsets.get(key);
 		const follower = new OutputFollower({
 			source,
-			start: this.#offsets.get(key) ?? 0,
+			start: typeof start === "number" ? start : 0,
 			poll: this.#poll,
 			punchHole: this.#punchHole,
 			append: (from, lines) => this.#append(from, lines),
@@ -90,6 +112,21 @@ export class ServiceLog implements AsyncDisposable {
 		});
 		this.#followers.set(key, follower);
 		return follower;
+	}
+
+	/**
+	 * Takes the output of a source that is no file. `source.file` only names it: how far it is consumed is kept for as long as
+	 * there is such a file. `follower` is what reads it, closed with the log. Throws `conflict` while it is followed already.
+	 */
+	take(source: OutputSource, follower: Follower): Intake {
+		const key = this.#freeKey(source);
+		const cursor = this.#offsets.get(key);
+		this.#followers.set(key, follower);
+		return {
+			cursor: typeof cursor === "string" ? cursor : null,
+			append: (lines) => this.#append(source, lines),
+			close: () => void this.#followers.delete(key),
+		};
 	}
 
 	/** The last lines of an instance, oldest first: at most 20, each cut to 4096 characters. */
@@ -102,6 +139,12 @@ export class ServiceLog implements AsyncDisposable {
 		await Promise.all([...this.#followers.values()].map((follower) => follower.close(false)));
 		if (this.#fd >= 0) closeSync(this.#fd);
 		this.#fd = -1;
+	}
+
+	#freeKey(source: OutputSource): string {
+		const key = this.#key(source);
+		if (this.#followers.has(key)) throw new AppError("conflict", `${key} is followed already`);
+		return key;
 	}
 
 	#key(source: OutputSource): string {
@@ -162,7 +205,7 @@ export class ServiceLog implements AsyncDisposable {
 		return checkpoint;
 	}
 
-	#append(source: OutputSource, lines: readonly { text: string; end: number }[]): void {
+	#append(source: OutputSource, lines: readonly { readonly text: string; readonly end: Cursor }[]): void {
 		if (this.#fd < 0) throw new AppError("unavailable", "this log is closed");
 		if (this.#size >= this.#segmentBytes && this.#segments.at(-1) !== this.#seq + 1) this.#rotate();
 		// Never backwards, so that a search by time is a search by order.

@@ -7,11 +7,14 @@ import type { LogLine } from "../runtime.ts";
 export type LogRecord = LogLine & {
 	/** The raw file, relative to the log's folder. */
 	readonly file: string;
-	/** Bytes of the raw file that are consumed with this line. */
-	readonly end: number;
+	/** How far it is consumed with this line. */
+	readonly end: Cursor;
 };
 
-export type Checkpoint = { readonly offsets: Readonly<Record<string, number>> };
+/** How far a source is consumed: bytes of a raw file, or what a source that is no file goes on by. */
+export type Cursor = number | string;
+
+export type Checkpoint = { readonly offsets: Readonly<Record<string, Cursor>> };
 
 /** Digits of the first sequence number in a segment's name, so that names sort as numbers do. */
 const DIGITS = 15;
@@ -35,16 +38,20 @@ export function formatOrigin(
 }
 
 /** A record's line: by hand, since a flood of output makes a million of them. `origin` is from `formatOrigin`. */
-export function formatRecord(seq: number, origin: string, end: number, text: string): string {
-	return `{"seq":${seq},${origin},"end":${end},"text":${JSON.stringify(text)}}\n`;
+export function formatRecord(seq: number, origin: string, end: Cursor, text: string): string {
+	return `{"seq":${seq},${origin},"end":${typeof end === "number" ? end : JSON.stringify(end)},"text":${JSON.stringify(text)}}\n`;
 }
 
-export function formatCheckpoint(offsets: ReadonlyMap<string, number>): string {
+export function formatCheckpoint(offsets: ReadonlyMap<string, Cursor>): string {
 	return `${JSON.stringify({ offsets: Object.fromEntries(offsets) })}\n`;
 }
 
 function isObject(value: unknown): value is Record<string, unknown> {
 	return typeof value === "object" && value !== null;
+}
+
+function isCursor(value: unknown): value is Cursor {
+	return typeof value === "number" || typeof value === "string";
 }
 
 /** Null for what is no line of ours: a damaged one is passed over, not a reason to show nothing. */
@@ -58,13 +65,13 @@ export function parseLine(line: string): LogRecord | Checkpoint | null {
 	}
 	if (!isObject(value)) return null;
 	if (isObject(value.offsets)) {
-		const offsets: Record<string, number> = {};
-		for (const [file, end] of Object.entries(value.offsets)) if (typeof end === "number") offsets[file] = end;
+		const offsets: Record<string, Cursor> = {};
+		for (const [file, end] of Object.entries(value.offsets)) if (isCursor(end)) offsets[file] = end;
 		return { offsets };
 	}
 	const { seq, time, revision, instance, stream, text, file, end } = value;
 	if (typeof seq !== "number" || typeof time !== "string" || typeof revision !== "number") return null;
 	if (typeof instance !== "string" || typeof text !== "string" || typeof file !== "string") return null;
-	if (typeof end !== "number" || (stream !== "stdout" && stream !== "stderr")) return null;
+	if (!isCursor(end) || (stream !== "stdout" && stream !== "stderr")) return null;
 	return { seq, time, revision, instance, stream, text, file, end };
 }

@@ -4,12 +4,14 @@ import { closeSync, createReadStream, openSync } from "node:fs";
 import { mkdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { pipeline } from "node:stream/promises";
-import { AppError, messageOf, systemCode } from "../../errors.ts";
+import { AppError, systemCode } from "../../errors.ts";
 import { failpoint } from "../../failpoint.ts";
-import type { Platform, ProcessSeen } from "../../platform/platform.ts";
-import type { Clock } from "./clock.ts";
-import type { ProcessSettings } from "./settings.ts";
-import type { InstanceRecord, SpecRecord } from "./state-file.ts";
+import type { ProcessSeen } from "../../platform/platform.ts";
+import type { EngineHost, Exit, Folders, InstancePlan, Running } from "../companion/engine.ts";
+import { expand, toldByEnvironment } from "../companion/invocation.ts";
+import type { InstanceRecord, SpecRecord } from "../companion/state-file.ts";
+import type { Follower, ServiceLog } from "../output/log.ts";
+import { listenersOf, listeningHost } from "./listeners.ts";
 
 /** In the environment of everything that we start: `<folder's id>.<instance>`. */
 export const MARK = "RUNTIME_INSTANCE";
@@ -21,58 +23,46 @@ export const MARK = "RUNTIME_INSTANCE";
 const SHIM = `trap : TERM INT HUP; exec 3>&2 2>/dev/null; (exec "$@" 2>&3 3>&-); code=$?; echo $code >"$0"; exit $code`;
 const POLL_MS = { first: 2, most: 50, adopted: 100 };
 
-export type InstanceHost = {
-	readonly platform: Platform;
-	readonly clock: Clock;
-	readonly settings: () => ProcessSettings;
-	readonly bootId: string;
-	/** Names this data folder in marks. */
-	readonly folderId: string;
-};
+/** What programs are told to listen on. */
+export const PROGRAM_HOST = "127.0.0.1";
 
-export type Folders = {
-	readonly home: string;
-	readonly temporary: string;
-	readonly programs: string;
-	readonly instance: string;
-};
+export type InstanceHost = Pick<EngineHost, "platform" | "clock" | "settings" | "bootId" | "folderId">;
 
 /** One running program and all that it has started. */
-export class Instance {
+export class Instance implements Running {
+	readonly host = PROGRAM_HOST;
 	readonly pid: number;
 	readonly startTime: string;
 	/** Resolves with the exit code when the program has ended; null where nobody could tell. */
-	readonly exited: Promise<number | null>;
+	readonly exited: Promise<Exit>;
+	readonly #plan: InstancePlan;
 	readonly #host: InstanceHost;
 	readonly #mark: string;
 	readonly #known = new Map<number, string>();
 
 	private constructor(
 		host: InstanceHost,
-		name: string,
+		plan: InstancePlan,
 		pid: number,
 		startTime: string,
-		exited: Promise<number | null>,
+		exitCode: Promise<number | null>,
 	) {
 		this.#host = host;
-		this.#mark = markOf(host, name);
+		this.#plan = plan;
+		this.#mark = markOf(host, plan.record.instance);
 		this.pid = pid;
 		this.startTime = startTime;
-		this.exited = exited;
+		this.exited = exitCode.then((code) => ({ exitCode: code }));
 	}
 
 	/** Starts it. Rejects with `internal` where the file is not the build, or the system refuses. */
-	static async spawn(
-		host: InstanceHost,
-		record: InstanceRecord,
-		spec: SpecRecord,
-		folders: Folders,
-	): Promise<Instance> {
+	static async spawn(host: InstanceHost, plan: InstancePlan): Promise<Instance> {
+		const { spec, record, folders } = plan;
 		const command = await verifiedCommand(spec, folders.programs);
 		for (const folder of [folders.home, folders.temporary, folders.instance])
 			await mkdir(folder, { recursive: true, mode: 0o700 });
 		const exitFile = join(folders.instance, "exit.code");
-		const expanded = [...command, ...spec.args].map((arg) => expand(arg, record));
+		const expanded = [...command, ...spec.args].map((arg) => expand(arg, record, PROGRAM_HOST));
 		const output = (["stdout", "stderr"] as const).map((name) => openSync(join(folders.instance, name), "a", 0o600));
 		try {
 			const child = spawn("/bin/sh", ["-c", SHIM, exitFile, ...expanded], {
@@ -89,14 +79,14 @@ export class Instance {
 			const startTime = (await host.platform.startTime(pid)) ?? "gone";
 			return new Instance(
 				host,
-				record.instance,
+				plan,
 				pid,
 				startTime,
 				// On a full disk the shim's own code is all there is.
 				ended.then(async (code) => (await readExitCode(exitFile)) ?? code),
 			);
 		} catch (error) {
-			throw new AppError("internal", `the program could not be started: ${messageOf(error)}`, { cause: error });
+			throw impossible("the program could not be started", error);
 		} finally {
 			for (const fd of output) closeSync(fd);
 		}
@@ -108,12 +98,12 @@ export class Instance {
 	 */
 	static async adopt(
 		host: InstanceHost,
-		record: InstanceRecord,
+		plan: InstancePlan,
 		processes: readonly ProcessSeen[],
-		folder: string,
-	): Promise<Instance | { readonly gone: number | null } | null> {
+	): Promise<Instance | { readonly gone: Exit } | null> {
+		const { record, folders } = plan;
 		const mark = markOf(host, record.instance);
-		const exitFile = join(folder, "exit.code");
+		const exitFile = join(folders.instance, "exit.code");
 		const shim = processes.find(
 			(seen) =>
 				record.bootId === host.bootId &&
@@ -124,13 +114,13 @@ export class Instance {
 		);
 		if (shim === undefined) {
 			const exitCode = await readExitCode(exitFile);
-			return record.pid === null && exitCode === null ? null : { gone: exitCode };
+			return record.pid === null && exitCode === null ? null : { gone: { exitCode } };
 		}
 		const watch = async () => {
 			while ((await host.platform.startTime(shim.pid)) === shim.startTime) await host.clock.sleep(POLL_MS.adopted);
 			return readExitCode(exitFile);
 		};
-		return new Instance(host, record.instance, shim.pid, shim.startTime, watch());
+		return new Instance(host, plan, shim.pid, shim.startTime, watch());
 	}
 
 	/** The processes of this instance that live: its session, and whatever carries its mark. */
@@ -151,10 +141,31 @@ export class Instance {
 		return (await this.members()).map(({ pid }) => pid);
 	}
 
+	listeningAt(): Promise<string | null> {
+		return listeningHost(this.#host.platform, this.#plan.record.port, () => this.pids());
+	}
+
+	async elsewhere() {
+		return listenersOf(this.#host.platform, await this.pids());
+	}
+
+	follow(log: ServiceLog): readonly Follower[] {
+		return rawOutput(log, this.#plan);
+	}
+
 	/** SIGTERM to all, after the grace SIGKILL; resolves when none is left. */
 	async stop(graceMs: number): Promise<void> {
 		await endAll(this.#host, () => this.members(), graceMs);
 	}
+}
+
+/** What its program writes goes to files of its own, and from there to the service's log. */
+export function rawOutput(log: ServiceLog, { spec, record, folders }: InstancePlan): readonly Follower[] {
+	const { revision } = spec;
+	const { instance } = record;
+	return (["stdout", "stderr"] as const).map((stream) =>
+		log.follow({ file: join(folders.instance, stream), revision, instance, stream }),
+	);
 }
 
 export function markOf(host: Pick<InstanceHost, "folderId">, instance: string): string {
@@ -203,19 +214,11 @@ async function verifiedCommand({ program }: SpecRecord, programs: string): Promi
 	try {
 		await pipeline(createReadStream(file), hash);
 	} catch (error) {
-		throw new AppError("internal", `the program's file cannot be read: ${messageOf(error)}`, { cause: error });
+		throw impossible("the program's file cannot be read", error);
 	}
 	if (hash.digest("hex") !== program.sha256)
 		throw new AppError("internal", "the program's file was altered on the disk; it was not executed");
 	return [file];
-}
-
-function expand(arg: string, { port }: InstanceRecord): string {
-	const values: Readonly<Record<string, string>> = { PORT: String(port), HOST: "127.0.0.1" };
-	return arg.replace(
-		/\$(?:\{(PORT|HOST)\}|(PORT|HOST)(?![A-Za-z0-9_]))/g,
-		(text, braced?: string, bare?: string) => values[braced ?? bare ?? ""] ?? text,
-	);
 }
 
 function environment(
@@ -230,15 +233,17 @@ function environment(
 		LANG: lang,
 		HOME: folders.home,
 		TMPDIR: folders.temporary,
-		...spec.env,
-		PORT: String(record.port),
-		HOST: "127.0.0.1",
-		SERVICE_NAME: spec.name,
-		SERVICE_VERSION: spec.version,
-		SERVICE_NAMESPACE: spec.namespace,
-		SERVICE_REVISION: String(spec.revision),
+		...toldByEnvironment(spec, record, PROGRAM_HOST),
 		[MARK]: markOf(host, record.instance),
 	};
+}
+
+/** For the service's owner: what the system says names folders of the server's, so that no more than its code is told. */
+function impossible(what: string, cause: unknown): AppError {
+	const code = systemCode(cause);
+	return new AppError("internal", `${what}${code === undefined ? "" : ` (${code})`}; the server's log says more`, {
+		cause,
+	});
 }
 
 /** Null where there is none, or the shim was killed before its line was whole. */

@@ -4,8 +4,8 @@ import { mkdir, open, readdir, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { pipeline } from "node:stream/promises";
 import { AppError, cancelled, systemCode } from "../../errors.ts";
+import { syncFolder } from "../companion/state-file.ts";
 import type { Call, Program } from "../runtime.ts";
-import { syncFolder } from "./state-file.ts";
 
 const TEMPORARY = ".incoming";
 
