@@ -1,0 +1,3 @@
+module runtime-loader
+
+go 1.21

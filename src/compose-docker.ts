@@ -1,0 +1,87 @@
+import path from "node:path";
+import Docker from "dockerode";
+import type { Logger } from "pino";
+import type { Config } from "./config.ts";
+import { messageOf } from "./errors.ts";
+import { type Loading, openLoading } from "./loading/loading.ts";
+import type { Ceiling } from "./manager/limits.ts";
+import type { CompanionOptions, CompanionRuntime } from "./runtimes/companion/runtime.ts";
+import { bridgeAddress } from "./runtimes/docker/bridge.ts";
+import { createImages } from "./runtimes/docker/images.ts";
+import { LoaderBinary } from "./runtimes/docker/loader-binary.ts";
+import { createDockerRuntime } from "./runtimes/docker/runtime.ts";
+
+const MIB = 1024 ** 2;
+/** The usual place, and what the engine's own client takes. */
+const DEFAULT_SOCKET = "/var/run/docker.sock";
+
+/** What the profile `docker` consists of besides what all have. */
+export type DockerParts = {
+	readonly runtime: CompanionRuntime;
+	readonly loading: Loading;
+	readonly ceiling: NonNullable<Ceiling>;
+	/** Makes the base images, so that the first service need not wait for them. Resolves also where it could not. */
+	prepare(): Promise<void>;
+};
+
+/** Opens them; each is handed to `own` as soon as it is there, to be closed with the rest. */
+export async function openDocker(
+	config: Config,
+	folder: (name: string) => string,
+	options: Omit<CompanionOptions, "folder">,
+	log: Logger,
+	own: <T extends AsyncDisposable>(resource: T) => T,
+): Promise<DockerParts> {
+	const socketPath = config.docker ?? socketOf(process.env.DOCKER_HOST) ?? DEFAULT_SOCKET;
+	const docker = new Docker({ socketPath });
+	const { loaderAddress } = config;
+	const host = loaderAddress?.host ?? (await bridgeAddress(docker, folder("bridge")));
+	const loading = own(
+		await openLoading({
+			...{ folder: folder("loading"), hosts: [host], listen: loaderAddress, url: config.loaderUrl, log },
+		}),
+	);
+	const closing = new AbortController();
+	own({ [Symbol.asyncDispose]: async () => closing.abort() });
+	const images = createImages({
+		docker,
+		loader: new LoaderBinary({ go: config.go, cache: path.join(folder("loading"), "loader") }),
+		...{ image: config.image, imageNode: config.imageNode, signal: closing.signal },
+	});
+	const runtime = own(
+		await createDockerRuntime({
+			...options,
+			folder: folder("containers"),
+			socket: socketPath,
+			images: (requires) => images.image(requires),
+			loader: {
+				url: (spec) => loading.pass(spec, spec.revision).url,
+				token: (spec) => loading.token(spec, spec.revision),
+				get ca() {
+					return loading.ca;
+				},
+			},
+			limits: { memory: config.memory * MIB, cpu: Math.round(config.cpu * 1000), pids: config.processes },
+		}),
+	);
+	return {
+		runtime,
+		loading,
+		ceiling: { memory: config.maxMemory, cpu: config.maxCpu, processes: config.maxProcesses },
+		prepare: async () => {
+			try {
+				await images.ensure();
+			} catch (error) {
+				if (!closing.signal.aborted)
+					log.warn(
+						{ why: messageOf(error) },
+						"the containers' base images could not be made yet; the first service will wait",
+					);
+			}
+		},
+	};
+}
+
+function socketOf(dockerHost: string | undefined): string | undefined {
+	return dockerHost?.startsWith("unix://") === true ? dockerHost.slice("unix://".length) : undefined;
+}
