@@ -4,7 +4,7 @@
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { cp, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { access, constants, cp, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { createInterface } from "node:readline";
@@ -74,15 +74,34 @@ async function call(url: string): Promise<string> {
 	return body;
 }
 
+/** In Go where there is Go, else in what is there for sure. */
+async function sample(): Promise<{ readonly folder: string; readonly main: string }> {
+	const command = process.env.RUNTIME_GO ?? "go";
+	const places = path.isAbsolute(command)
+		? [""]
+		: (process.env.PATH ?? "").split(path.delimiter).filter(path.isAbsolute);
+	for (const place of places)
+		if (
+			await access(path.join(place, command), constants.X_OK).then(
+				() => true,
+				() => false,
+			)
+		)
+			return { folder: "hello", main: "main.go" };
+	say("There is no Go here, so the tour is with a service in TypeScript.\n");
+	return { folder: "hello-node", main: "main.ts" };
+}
+
 async function tour(): Promise<void> {
-	await cp(path.join(root, "examples/hello"), path.join(place, "hello"), { recursive: true });
+	const { folder, main } = await sample();
+	await cp(path.join(root, "examples", folder), path.join(place, "hello"), { recursive: true });
 	const url = await runtime("run", ".");
 	const before = await call(url);
 
-	const source = path.join(place, "hello", "main.go");
+	const source = path.join(place, "hello", main);
 	const old = "Hello from Runtime Builds";
 	const fresh = "Hello again, from the second revision";
-	say(`\n$ sed -i 's/${old}/${fresh}/' main.go`);
+	say(`\n$ sed -i 's/${old}/${fresh}/' ${main}`);
 	await writeFile(source, (await readFile(source, "utf8")).replace(old, fresh));
 	const same = await runtime("update", ".");
 	const after = await call(same);

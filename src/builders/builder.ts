@@ -16,6 +16,8 @@ export interface SourceTree extends AsyncDisposable {
 }
 
 export type BuildOptions = {
+	/** Whose build it is; caches are shared within a namespace and never between two. */
+	readonly namespace: string;
 	/** Folder of the program inside the tree, relative, `/`-separated; `.` is the root. Already checked not to escape. */
 	readonly entrypoint: string;
 	/** Extra environment for the build alone. */

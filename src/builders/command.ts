@@ -1,4 +1,5 @@
 import { spawn } from "node:child_process";
+import { closeSync, openSync } from "node:fs";
 import { readdir, readFile } from "node:fs/promises";
 import { Socket } from "node:net";
 import { setTimeout as delay } from "node:timers/promises";
@@ -17,6 +18,8 @@ export type Command = {
 	readonly log: BuildLog;
 	/** Bytes of output after which the rest is dropped with one note; 8 MiB by default. */
 	readonly outputLimit?: number;
+	/** Descriptors above 3 that lead nowhere for the command: those that the server was started with are inherited else. */
+	readonly withheld?: readonly number[];
 };
 
 /**
@@ -42,12 +45,19 @@ const GONE_LIMIT_MS = 10_000;
  */
 export async function runCommand(command: Command, call: Call): Promise<{ readonly exitCode: number }> {
 	if (call.signal.aborted) throw cancelled(call.signal);
+	const nowhere = openSync("/dev/null", "r+");
+	const stdio: ("ignore" | "pipe" | number)[] = ["ignore", "pipe", "ignore", "pipe"];
+	for (const descriptor of command.withheld ?? []) {
+		while (stdio.length <= descriptor) stdio.push("ignore");
+		stdio[descriptor] = nowhere;
+	}
 	const child = spawn("/bin/sh", ["-c", LEADER, "sh", command.file, ...command.args], {
 		cwd: command.cwd,
 		env: { ...command.env },
 		detached: true,
-		stdio: ["ignore", "pipe", "ignore", "pipe"],
+		stdio,
 	});
+	closeSync(nowhere);
 	const failed = Promise.withResolvers<never>();
 	failed.promise.catch(() => undefined);
 	const exited = new Promise<void>((resolve) => {

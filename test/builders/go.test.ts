@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { promisify } from "node:util";
 import t, { type Test } from "tap";
 import type { BuildOptions } from "../../src/builders/builder.ts";
-import { createGoBuilder, type GoBuilderOptions } from "../../src/builders/go.ts";
+import { createGoBuilder, type GoBuilderOptions } from "../../src/builders/go/go.ts";
 import { openSourceTree } from "../../src/sources/tree.ts";
 import {
 	builderSuite,
@@ -17,44 +17,19 @@ import {
 	treeOf,
 } from "../conformance/builder.ts";
 import { archiveFolder } from "../fixtures/archive.ts";
+import { goSamples, MOD, main } from "./go-samples.ts";
 
 // Kept between runs and shared by all tests: with an empty cache, a build of net/http takes up to a minute.
-const CACHE = join(tmpdir(), "runtime-builds-test-cache", "go");
+const CACHE = join(tmpdir(), "runtime-builds-test-cache");
 const MONOREPO = join(import.meta.dirname, "../fixtures/monorepo");
 
 const signal = new AbortController().signal;
 const log = () => undefined;
-const MOD = "module example.com/x\n\ngo 1.21\n";
-const main = (body: string, imports = "") => `package main\n\n${imports}\nfunc main() {\n${body}\n}\n`;
 
-let salt = 0;
 await builderSuite(t, {
 	name: "go",
 	factory: (workFolder) => createGoBuilder({ cacheFolder: CACHE, workFolder }),
-	samples: {
-		valid: { "go.mod": MOD, "main.go": main('\tprintln("hi")') },
-		nested: { files: { "go.mod": MOD, "cmd/a/main.go": main('\tprintln("hi")') }, entrypoint: "cmd/a" },
-		broken: {
-			files: { "go.mod": MOD, "main.go": main('\tfmt.Prinln("hi")', 'import "fmt"\n') },
-			file: "main.go",
-			line: 6,
-			column: 6,
-			message: /undefined: fmt\.Prinln/,
-		},
-		slow: () => {
-			const files: Record<string, string> = { "go.mod": MOD, "main.go": main("", '\nimport _ "example.com/x/big"\n') };
-			const stamp = `${process.pid}_${Date.now()}_${salt++}`;
-			for (let n = 0; n < 40; n++) {
-				const functions = Array.from({ length: 150 }, (_, i) => {
-					const body = `m := map[string]int{}; for i := 0; i < n; i++ { m[string(rune(i))] += i * ${i} }; return len(m) + n`;
-					return `func F${stamp}_${n}_${i}(n int) int { ${body} }`;
-				});
-				files[`big/f${n}.go`] = `package big\n\n${functions.join("\n")}\n`;
-			}
-			return files;
-		},
-		foreign: { "README.md": "nothing to build" },
-	},
+	samples: goSamples(),
 });
 
 type Extra = Partial<GoBuilderOptions> & { readonly entrypoint?: string; readonly env?: Record<string, string> };
@@ -64,6 +39,7 @@ async function builderFor(t: Test, extra: Extra = {}) {
 }
 
 const options = (entrypoint = ".", env: Record<string, string> = {}): BuildOptions => ({
+	namespace: "default",
 	entrypoint,
 	env,
 	target: HOST_TARGET,

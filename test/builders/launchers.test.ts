@@ -2,11 +2,16 @@ import { chmod, mkdir, mkdtemp, readdir, rm, writeFile } from "node:fs/promises"
 import { tmpdir } from "node:os";
 import path from "node:path";
 import t, { type Test } from "tap";
-import { BuildError } from "../../src/builders/builder.ts";
+import { BuildError, type SourceTree } from "../../src/builders/builder.ts";
+import type { Launcher } from "../../src/builders/launcher.ts";
 import { NodeLauncher } from "../../src/builders/launchers/node.ts";
 import { ProcfileLauncher } from "../../src/builders/launchers/procfile.ts";
 import { PythonLauncher } from "../../src/builders/launchers/python.ts";
 import { findTool, packageSettings, type Tools } from "../../src/builders/launchers/tools.ts";
+import { Draft } from "../../src/manager/draft.ts";
+import { FolderMaker } from "../../src/manager/folder-maker.ts";
+import { newWish } from "../../src/manager/wish.ts";
+import { Directories } from "../../src/sources/directories.ts";
 
 const target = { os: "linux", arch: "amd64" };
 
@@ -50,7 +55,7 @@ t.test("Procfile: web, or the only one there is; arguments follow", async (t) =>
 		const { root, call } = await open(t, { "app/Procfile": text });
 		t.equal(await launcher.detect(root, "app"), true);
 		t.equal(await launcher.detect(root, "."), false);
-		const launch = await launcher.prepare(root, { entrypoint: "app", target }, call);
+		const launch = await launcher.prepare(root, { namespace: "default", entrypoint: "app", target }, call);
 		t.same(launch, {
 			...{ command: ["/bin/sh", "-c", `${expected} "$@"`, "sh"], folder: "app" },
 			...{ launcher: "procfile", requires: "none" },
@@ -58,7 +63,7 @@ t.test("Procfile: web, or the only one there is; arguments follow", async (t) =>
 	}
 	for (const text of ["", "a: b\nc: d\n", "web:\n", "nonsense"]) {
 		const { root, call } = await open(t, { Procfile: text });
-		const error = await failure(launcher.prepare(root, { entrypoint: ".", target }, call));
+		const error = await failure(launcher.prepare(root, { namespace: "default", entrypoint: ".", target }, call));
 		t.match(error, { code: "source_invalid", message: /web/ }, JSON.stringify(text));
 	}
 });
@@ -79,7 +84,7 @@ t.test(
 			const { root, tools, lines, call, workFolder } = await open(t, files, { npm });
 			const launcher = new NodeLauncher(tools);
 			t.equal(await launcher.detect(root, "."), true);
-			const launch = await launcher.prepare(root, { entrypoint: ".", target }, call);
+			const launch = await launcher.prepare(root, { namespace: "default", entrypoint: ".", target }, call);
 			t.match(launch, {
 				folder: ".",
 				launcher: "node",
@@ -95,14 +100,17 @@ t.test(
 		}
 		for (const [text, message] of [
 			["{", /package\.json is not JSON/],
-			["[]", /no start script/],
-			["null", /no start script/],
-			['{"scripts":{"start":" "}}', /no start script/],
-			['{"scripts":{"start":1}}', /no start script/],
+			["[]", /^package\.json has no scripts\.start/],
+			["null", /^package\.json has no scripts\.start/],
+			['{"scripts":{"start":" "}}', /^package\.json has no scripts\.start/],
+			['{"scripts":{"start":1}}', /^package\.json has no scripts\.start/],
 		] as const) {
 			const { root, tools, call } = await open(t, { "package.json": text });
-			const error = await failure(new NodeLauncher(tools).prepare(root, { entrypoint: ".", target }, call));
+			const error = await failure(
+				new NodeLauncher(tools).prepare(root, { namespace: "default", entrypoint: ".", target }, call),
+			);
 			t.match(error, { code: "source_invalid", message }, text);
+			t.match(await new NodeLauncher(tools).detect(root, "."), { lacking: message }, "and leaves it to the others");
 		}
 	},
 );
@@ -112,12 +120,16 @@ t.test(
 	async (t) => {
 		const files = { "package.json": JSON.stringify({ scripts: { start: "x" }, dependencies: { a: "1" } }) };
 		const bad = await open(t, files, { npm: "echo first; echo 'npm error 404'; echo; exit 7" });
-		const error = await failure(new NodeLauncher(bad.tools).prepare(bad.root, { entrypoint: ".", target }, bad.call));
+		const error = await failure(
+			new NodeLauncher(bad.tools).prepare(bad.root, { namespace: "default", entrypoint: ".", target }, bad.call),
+		);
 		t.match(error, { code: "build_failed", exitCode: 7, message: /npm install ended with 7: npm error 404/ });
 		t.ok(bad.lines.includes("first"), "all of its words are in the log");
 		t.same(await readdir(bad.workFolder), []);
 		const none = { ...bad.tools, path: bad.workFolder };
-		const missing = await failure(new NodeLauncher(none).prepare(bad.root, { entrypoint: ".", target }, bad.call));
+		const missing = await failure(
+			new NodeLauncher(none).prepare(bad.root, { namespace: "default", entrypoint: ".", target }, bad.call),
+		);
 		t.match(missing, { code: "unavailable", message: /npm is not installed on the server: install/ });
 		t.equal(await findTool("npm", bad.tools, "x"), path.join(bad.bin, "npm"));
 	},
@@ -128,7 +140,9 @@ t.test("a cancelled call ends the tool before it rejects", async (t) => {
 	const { root, tools, workFolder } = await open(t, files, { npm: "echo begun; exec sleep 600" });
 	const abort = new AbortController();
 	const call = { signal: abort.signal, log: (line: string) => (line === "begun" ? abort.abort() : undefined) };
-	await t.rejects(new NodeLauncher(tools).prepare(root, { entrypoint: ".", target }, call), { code: "cancelled" });
+	await t.rejects(new NodeLauncher(tools).prepare(root, { namespace: "default", entrypoint: ".", target }, call), {
+		code: "cancelled",
+	});
 	t.same(await readdir(workFolder), []);
 });
 
@@ -149,7 +163,7 @@ t.test("Python: main.py is compiled first; requirements go into an environment o
 		const { root, bin, tools, lines, call } = await open(t, files, { python3 });
 		const launcher = new PythonLauncher(tools);
 		t.equal(await launcher.detect(root, "."), true);
-		const launch = await launcher.prepare(root, { entrypoint: ".", target }, call);
+		const launch = await launcher.prepare(root, { namespace: "default", entrypoint: ".", target }, call);
 		const interpreter =
 			expected.length === 0 ? path.join(bin, "python3") : path.join(root, ".runtime/venv/bin/python3");
 		t.same(launch, {
@@ -164,8 +178,70 @@ t.test("Python: main.py is compiled first; requirements go into an environment o
 		{ "main.py": "" },
 		{ python3: "echo '  File \"main.py\", line 1'; echo 'SyntaxError: x'; exit 1" },
 	);
-	const error = await failure(new PythonLauncher(bad.tools).prepare(bad.root, { entrypoint: ".", target }, bad.call));
+	const error = await failure(
+		new PythonLauncher(bad.tools).prepare(bad.root, { namespace: "default", entrypoint: ".", target }, bad.call),
+	);
 	t.match(error, { code: "build_failed", message: /SyntaxError/ });
+});
+
+t.test(
+	"a package.json without a start script leaves the folder to whoever is next; the last error says so",
+	async (t) => {
+		const plain = JSON.stringify({ scripts: { build: "x" } });
+		for (const [files, expected] of [
+			[{ "main.py": "" }, "python"],
+			[{ Procfile: "web: serve" }, "procfile"],
+			[{ "go.mod": "module x\n\ngo 1.21\n" }, "go"],
+			[{}, /^there is nothing to run in app: app\/package\.json has no scripts\.start; add /],
+		] as const) {
+			const inner = Object.entries({ ...files, "package.json": plain }).map(([name, text]) => [`app/${name}`, text]);
+			const { root, tools, call } = await open(t, Object.fromEntries(inner), { python3: "exit 0" });
+			const go: Launcher = {
+				...{ name: "go", markers: ["go.mod"] },
+				detect: async () => "go.mod" in files,
+				prepare: async () => ({ command: ["x"], folder: "app", launcher: "go", requires: "none" }),
+			};
+			// Whatever their order.
+			const launchers = [new NodeLauncher(tools), go, new PythonLauncher(tools), new ProcfileLauncher()];
+			const maker = new FolderMaker(launchers, new Directories(path.join(root, "..", "directories")), target);
+			const source: SourceTree = {
+				archiveType: "targz",
+				archive: () => Promise.reject(new Error("not asked for")),
+				directory: async () => root,
+				[Symbol.asyncDispose]: async () => undefined,
+			};
+			const draft = Draft.create({ id: "id1", namespace: "default", name: "app", version: "v", metadata: {} }, "");
+			draft.add(newWish({ name: "app", source: "source://x", entrypoint: "app" }, null), null);
+			const { service } = draft.commit();
+			const [revision] = service.revisions;
+			if (revision === undefined) throw new Error("no revision");
+			const made = maker.make(service, revision, source, call);
+			if (typeof expected === "string") t.match(await made, { launch: { launcher: expected } });
+			else t.match(await failure(made), { code: "source_invalid", message: expected });
+		}
+	},
+);
+
+t.test("files that are read whole have a limit, and the error names the file", async (t) => {
+	const large = " ".repeat(1024 ** 2 + 1);
+	const { root, tools, call } = await open(t, {
+		...{ "package.json": large, Procfile: `web: x${large}`, "requirements.txt": large, "main.py": large },
+	});
+	const options = { namespace: "default", entrypoint: ".", target };
+	for (const [launcher, file] of [
+		[new NodeLauncher(tools), "package.json"],
+		[new ProcfileLauncher(), "Procfile"],
+		[new PythonLauncher(tools), "requirements.txt"],
+	] as const) {
+		const error = await failure(launcher.prepare(root, options, call));
+		t.match(error, { code: "source_invalid", message: `${file} has ` });
+		t.match(error.message, /at most 1048576/);
+	}
+	t.match(await new NodeLauncher(tools).detect(root, "."), { lacking: /^package\.json has \d+ bytes/ });
+	t.equal(await new PythonLauncher(tools).detect(root, "."), true, "a program may be as long as it likes");
+	const folders = await open(t, { "package.json/x": "", "Procfile/x": "", "main.py/x": "" });
+	for (const launcher of [new NodeLauncher(folders.tools), new ProcfileLauncher(), new PythonLauncher(folders.tools)])
+		t.equal(await launcher.detect(folders.root, "."), false, "a folder is no file");
 });
 
 t.test("of the server's environment the tools get what says where packages come from, and no more", async (t) => {

@@ -107,7 +107,7 @@ export async function builderSuite(t: Test, suite: BuilderSuite): Promise<void> 
 		};
 		return { builder, workFolder, nothingLeft };
 	};
-	const options = (entrypoint = ".") => ({ entrypoint, env: {}, target });
+	const options = (entrypoint = ".") => ({ namespace: "default", entrypoint, env: {}, target });
 
 	await t.test(`${suite.name}: a program is built, and is what its digest says`, async (t) => {
 		const { builder, nothingLeft } = await start(t);

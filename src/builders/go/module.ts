@@ -1,7 +1,7 @@
 import { readdir, readFile, stat } from "node:fs/promises";
 import { dirname, isAbsolute, join, relative, resolve, sep } from "node:path";
-import { systemCode } from "../errors.ts";
-import { BuildError } from "./builder.ts";
+import { systemCode } from "../../errors.ts";
+import { BuildError } from "../builder.ts";
 
 /** What a build needs to know of a go.mod. */
 export type GoModule = {

@@ -1,9 +1,9 @@
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
-import { mkdir, mkdtemp, open, rm } from "node:fs/promises";
-import { delimiter, dirname, join, resolve } from "node:path";
+import { lstat, mkdir, mkdtemp, open, rm } from "node:fs/promises";
+import { join, resolve } from "node:path";
 import { pipeline } from "node:stream/promises";
-import { cancelled, messageOf } from "../errors.ts";
+import { cancelled, messageOf } from "../../errors.ts";
 import {
 	type Build,
 	BuildError,
@@ -12,16 +12,22 @@ import {
 	type BuildOptions,
 	type Call,
 	type SourceTree,
-} from "./builder.ts";
-import { runCommand } from "./command.ts";
-import { explainFailure, nearby } from "./go-failure.ts";
-import { findModuleFolder, type GoModule, isFolder, isOlder, readModule } from "./go-module.ts";
-import { type OutputPlaces, readGoOutput, withoutPlaces } from "./go-output.ts";
-import { findGo, type GoToolchain, goTooOld, MODULE_SETTINGS } from "./go-toolchain.ts";
+} from "../builder.ts";
+import { OpenSandbox } from "../sandbox/open.ts";
+import type { Confined, Ended, Sandbox } from "../sandbox/sandbox.ts";
+import { filesIn, type GoCaches, goEnvironment, SAFE } from "./environment.ts";
+import { explainFailure, nearby } from "./failure.ts";
+import { findModuleFolder, type GoModule, isFolder, isOlder, readModule } from "./module.ts";
+import { type GoNetwork, wantsNetwork, wantsRepository } from "./network.ts";
+import { type OutputPlaces, readGoOutput, withoutPlaces } from "./output.ts";
+import { GoSeed } from "./seed.ts";
+import { findGo, type GoToolchain, goTooOld } from "./toolchain.ts";
 
 export type GoBuilderOptions = {
-	/** Holds the module and build caches that all builds share. Made where it does not exist. */
+	/** Holds the module and build caches that a namespace's builds share. Made where it does not exist. */
 	readonly cacheFolder: string;
+	/** Where Go runs; without it, with all that the server's user may do. */
+	readonly sandbox?: Sandbox;
 	/** Each build has a folder of its own below it while it runs; what is left there by a crash may be removed at a start. */
 	readonly workFolder: string;
 	/** A name that is looked up on the server's PATH, or an absolute path; `go` by default. */
@@ -34,23 +40,6 @@ export type GoBuilderOptions = {
 	readonly parallel?: number;
 };
 
-/** How to reach the network from this machine; Go needs it, and so it is taken from the server's environment too. */
-const NETWORK = [
-	"HTTP_PROXY",
-	"HTTPS_PROXY",
-	"NO_PROXY",
-	"http_proxy",
-	"https_proxy",
-	"no_proxy",
-	"SSL_CERT_FILE",
-	"SSL_CERT_DIR",
-];
-/** Credentials: only where the configuration names them. */
-const CREDENTIALS = ["NETRC", "GOAUTH"];
-/** What a build may say for itself. Anything else could run commands (-toolexec, GOCACHEPROG) or reach other files. */
-const SAFE = new Set(["GOAMD64", "GOARM64", "GODEBUG", "GOEXPERIMENT", "GOFIPS140"]);
-
-const SYSTEM_PATH = ["/usr/local/bin", "/usr/bin", "/bin"];
 const MAX_KEPT_LINES = 2000;
 const CHUNK = 256 * 1024;
 
@@ -63,11 +52,15 @@ class GoBuilder implements Builder {
 	readonly markers = ["go.mod"];
 	readonly #options: GoBuilderOptions;
 	readonly #serverEnv: Readonly<Record<string, string | undefined>>;
+	readonly #sandbox: Sandbox;
+	readonly #seed: GoSeed;
 	#toolchain: GoToolchain | undefined;
 
 	constructor(options: GoBuilderOptions) {
 		this.#options = options;
 		this.#serverEnv = options.serverEnv ?? process.env;
+		this.#sandbox = options.sandbox ?? new OpenSandbox();
+		this.#seed = new GoSeed(join(resolve(options.cacheFolder), "go"), this.#sandbox);
 	}
 
 	async detect(source: SourceTree, entrypoint: string, call: Call): Promise<boolean> {
@@ -136,72 +129,105 @@ class GoBuilder implements Builder {
 		const { os, arch } = options.target;
 		for (const name of Object.keys(options.env)) if (!SAFE.has(name)) call.log(`${name} is not passed to the Go build`);
 		call.log(`go build ${options.entrypoint} (${toolchain.version}, ${os}/${arch})`);
-		const lines: string[] = [];
-		const { exitCode } = await runCommand(
+		const { env, caches, network } = await goEnvironment(
+			{ toolchain, options, work },
 			{
-				file: toolchain.file,
-				args: [
-					"build",
-					"-trimpath",
-					"-buildvcs=false",
-					"-ldflags=-s -w -buildid=",
-					plan.vendored ? "-mod=vendor" : "-mod=readonly",
-					...(this.#options.parallel === undefined ? [] : ["-p", String(this.#options.parallel)]),
-					"-o",
-					output,
-					// The working folder is the package: a folder's name can then never be read as a pattern or a flag.
-					".",
-				],
-				cwd: places.package,
-				env: await this.#environment(toolchain, options, work),
-				log: (line) => {
-					if (lines.length < MAX_KEPT_LINES) lines.push(line);
-					call.log(withoutPlaces(line, places));
-				},
+				cacheFolder: this.#options.cacheFolder,
+				configured: this.#options.env ?? {},
+				env: this.#serverEnv,
+				sandboxed: this.#sandbox.name !== "none",
 			},
-			call,
 		);
-		if (exitCode !== 0) throw await explainFailure(readGoOutput(lines, places), { ...plan, lines, exitCode });
+		await this.#fillCaches(caches, plan, env, call);
+		const args = [
+			...["build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid="],
+			plan.vendored ? "-mod=vendor" : "-mod=readonly",
+			...(this.#options.parallel === undefined ? [] : ["-p", String(this.#options.parallel)]),
+			// The working folder is the package: a folder's name can then never be read as a pattern or a flag.
+			...["-o", output, "."],
+		];
+		let lines: string[] = [];
+		const run = (how: Pick<Confined, "env" | "hosts" | "log">) => {
+			lines = [];
+			const log = (line: string) => {
+				if (lines.length < MAX_KEPT_LINES) lines.push(line);
+				how.log(withoutPlaces(line, places));
+			};
+			const reads = [places.root, toolchain.file, toolchain.root, ...network.folders, ...filesIn(env)];
+			const writes = [work, ...Object.values(caches)];
+			const { file } = toolchain;
+			return this.#sandbox.run({ ...{ file, args, cwd: places.package, reads, writes }, ...how, log }, call);
+		};
+		const result =
+			this.#sandbox.name === "none" || plan.vendored || network.hosts.length === 0
+				? await run({ env, hosts: [], log: call.log })
+				: await this.#networkIfNeeded(run, env, network, call, () => wantsNetwork(lines));
+		if (result.ended === undefined && result.exitCode === 0) return;
+		throw await this.#failure(result, lines, { ...plan, lines, exitCode: result.exitCode, network });
 	}
 
-	async #environment(toolchain: GoToolchain, options: BuildOptions, work: string): Promise<Record<string, string>> {
-		const cache = resolve(this.#options.cacheFolder);
-		const folders = {
-			HOME: join(work, "home"),
-			TMPDIR: join(work, "tmp"),
-			GOMODCACHE: join(cache, "mod"),
-			GOCACHE: join(cache, "build"),
-		};
-		for (const folder of Object.values(folders)) await mkdir(folder, { recursive: true });
-		const configured = this.#options.env ?? {};
-		const env: Record<string, string> = {};
-		for (const [name, value] of Object.entries(options.env)) if (SAFE.has(name)) env[name] = value;
-		for (const name of MODULE_SETTINGS) env[name] = configured[name] ?? toolchain.settings[name] ?? "";
-		for (const name of [...NETWORK, ...CREDENTIALS]) {
-			const value = configured[name] ?? (NETWORK.includes(name) ? this.#serverEnv[name] : undefined);
-			if (value !== undefined) env[name] = value;
+	/** Go says little before it has all modules: what a build without network says is kept back until it is known to stand. */
+	async #networkIfNeeded(
+		run: (how: Pick<Confined, "env" | "hosts" | "log">) => Promise<Ended>,
+		env: Readonly<Record<string, string>>,
+		network: GoNetwork,
+		call: Call & { readonly log: BuildLog },
+		isWanted: () => boolean,
+	): Promise<Ended> {
+		const kept: string[] = [];
+		const log = (line: string) => void kept.push(line);
+		let again = false;
+		try {
+			const result = await run({ env: { ...env, GOPROXY: "off" }, hosts: [], log });
+			again = result.exitCode !== 0 && result.ended === undefined && isWanted();
+			if (!again) return result;
+		} finally {
+			if (!again) for (const line of kept) call.log(line);
 		}
-		return {
-			...env,
-			...folders,
-			PATH: [dirname(toolchain.file), ...SYSTEM_PATH].join(delimiter),
-			LANG: "C.UTF-8",
-			CGO_ENABLED: "0",
-			GOOS: options.target.os,
-			GOARCH: options.target.arch,
-			GOWORK: "off",
-			GOENV: "off",
-			GOTOOLCHAIN: "local",
-			GOTELEMETRY: "off",
-			// Without it the module cache is read-only, and deleting it takes more than `rm -r`.
-			GOFLAGS: "-modcacherw",
-			GIT_TERMINAL_PROMPT: "0",
-		};
+		return run({ env, hosts: network.hosts, log: call.log });
 	}
+
+	async #failure(
+		result: Ended,
+		lines: readonly string[],
+		plan: Parameters<typeof explainFailure>[1] & { readonly network: GoNetwork },
+	): Promise<BuildError> {
+		const { exitCode } = plan;
+		if (result.ended !== undefined)
+			return new BuildError("build_failed", `the build was ended: ${result.ended}`, { exitCode });
+		const error = await explainFailure(readGoOutput(lines, plan.places), plan);
+		if (this.#sandbox.name === "none" || !plan.network.directLeftOut) return error;
+		return wantsRepository(lines) ? fromRepository(error) : error;
+	}
+
+	/** A new namespace's build cache starts with the standard library. The administrator's own is filled by its builds. */
+	async #fillCaches(
+		caches: GoCaches,
+		plan: { readonly toolchain: GoToolchain; readonly options: BuildOptions },
+		env: Readonly<Record<string, string>>,
+		call: Call & { readonly log: BuildLog },
+	): Promise<void> {
+		if (plan.options.namespace !== "default")
+			await this.#seed.plant(caches.GOCACHE, { toolchain: plan.toolchain, env }, call);
+		for (const folder of Object.values(caches)) await mkdir(folder, { recursive: true });
+	}
+}
+
+function fromRepository(error: BuildError): BuildError {
+	const { diagnostics, exitCode } = error;
+	return new BuildError(
+		"unavailable",
+		`${error.message}. Builds here are in a sandbox and fetch modules from the proxies in GOPROXY alone, never from their ` +
+			"repositories (`direct`, GOPRIVATE, GONOPROXY): have a module proxy serve it, or vendor it with `go mod vendor`",
+		{ diagnostics, ...(exitCode === undefined ? {} : { exitCode }), retryable: false, cause: error },
+	);
 }
 
 /** `go build -o` of a library writes an archive file, and says nothing. */
 async function refuseLibrary(output: string, entrypoint: string, root: string): Promise<void> {
+	// A link would lead to a file of the server's; nothing of the build runs any more that could put one there now.
+	if ((await lstat(output).catch(() => undefined))?.isFile() === false)
+		throw new BuildError("build_failed", `the build of ${entrypoint} made something that is not a file`);
 	await using file = await open(output).catch((error: unknown) => {
 		throw new BuildError("source_invalid", `the build of ${entrypoint} made no file: ${messageOf(error)}`, {
 			cause: error,

@@ -2,14 +2,16 @@ import { execFile } from "node:child_process";
 import { access, constants } from "node:fs/promises";
 import { delimiter, dirname, isAbsolute, join } from "node:path";
 import { promisify } from "node:util";
-import { cancelled, messageOf } from "../errors.ts";
-import { BuildError, type Call } from "./builder.ts";
+import { cancelled, messageOf } from "../../errors.ts";
+import { BuildError, type Call } from "../builder.ts";
 
 export type GoToolchain = {
 	/** Absolute path of the `go` command. */
 	readonly file: string;
 	/** `go1.26.8` */
 	readonly version: string;
+	/** GOROOT: absolute path of the toolchain's folder. */
+	readonly root: string;
 	/** Settings that the person who runs the server made with `go env -w` or in the environment; Go's own defaults else. */
 	readonly settings: Readonly<Record<string, string>>;
 };
@@ -41,7 +43,7 @@ export async function findGo(
 			`there is no Go on the machine that builds (looked for \`${command}\`). ${INSTALL}`,
 		);
 	try {
-		const { stdout } = await promisify(execFile)(file, ["env", "-json", "GOVERSION", ...MODULE_SETTINGS], {
+		const { stdout } = await promisify(execFile)(file, ["env", "-json", "GOVERSION", "GOROOT", ...MODULE_SETTINGS], {
 			// A go.mod or go.work near the server's working folder must have no say.
 			cwd: dirname(file),
 			env: { ...serverEnv, GOWORK: "off", GOTOOLCHAIN: "local", GOFLAGS: "" },
@@ -52,8 +54,8 @@ export async function findGo(
 		const settings: Record<string, string> = {};
 		if (typeof answer === "object" && answer !== null)
 			for (const [name, value] of Object.entries(answer)) if (typeof value === "string") settings[name] = value;
-		const { GOVERSION: version = "", ...modules } = settings;
-		return { file, version, settings: modules };
+		const { GOVERSION: version = "", GOROOT: root = "", ...modules } = settings;
+		return { file, version, root, settings: modules };
 	} catch (error) {
 		if (call.signal.aborted) throw cancelled(call.signal);
 		throw new BuildError(

@@ -1,6 +1,6 @@
 import { existsSync } from "node:fs";
 import { join, relative, sep } from "node:path";
-import type { Diagnostic } from "./builder.ts";
+import type { Diagnostic } from "../builder.ts";
 
 /** Folders that Go's output is relative to, all absolute. */
 export type OutputPlaces = { readonly root: string; readonly module: string; readonly package: string };

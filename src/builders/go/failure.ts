@@ -1,7 +1,7 @@
-import { BuildError, type BuildOptions, type Diagnostic } from "./builder.ts";
-import { mainFolders } from "./go-module.ts";
-import { type GoFailure, type OutputPlaces, withoutPlaces } from "./go-output.ts";
-import { type GoToolchain, goTooOld } from "./go-toolchain.ts";
+import { BuildError, type BuildOptions, type Diagnostic } from "../builder.ts";
+import { mainFolders } from "./module.ts";
+import { type GoFailure, type OutputPlaces, withoutPlaces } from "./output.ts";
+import { type GoToolchain, goTooOld } from "./toolchain.ts";
 
 const MAX_SENTENCE = 400;
 

@@ -1,0 +1,303 @@
+import { mkdir, mkdtemp, readdir, readFile, realpath, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { extname, join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
+import { cancelled, systemCode } from "../../errors.ts";
+import { BuildError, type Call } from "../builder.ts";
+import { runCommand } from "../command.ts";
+import { Cgroups, type Group } from "./cgroups.ts";
+import { DiskWatch } from "./disk-watch.ts";
+import { DEFAULT_LIMITS, EXCEEDED, inMiB, type Limited, type Limits, ulimits } from "./limits.ts";
+import { AllowProxy, authorityOf } from "./proxy.ts";
+import { emptyRoot, mountsOf } from "./root.ts";
+import type { Confined, Ended, Sandbox } from "./sandbox.ts";
+import { bare, isLoopback } from "./upstream.ts";
+
+export type BubblewrapOptions = {
+	/** Absolute path of `bwrap`. */
+	readonly file: string;
+	/** Where the sandbox keeps its own small files while a command runs. */
+	readonly workFolder: string;
+	readonly limits?: Partial<Limits>;
+	/** The server's environment: how it reaches the network itself. */
+	readonly env?: Readonly<Record<string, string | undefined>>;
+	/** False: do without control groups, as where none can be made. */
+	readonly groups?: boolean;
+};
+
+/** How often limits are looked at that the kernel does not hold by itself. */
+const WATCH_MS = 250;
+/** How long the processes of a killed sandbox may take to be gone; one can hang in the kernel. */
+const GONE_LIMIT_MS = 10_000;
+/** A unix socket's path may have 107 bytes. */
+const MAX_SOCKET_FOLDER = 80;
+const RELAY_PORT = 3128;
+/** The folder inside that holds the proxy's socket and the relay. */
+const INSIDE = "/run/sandbox";
+/** O_CLOEXEC. */
+const CLOSED_IN_CHILDREN = 0o2000000;
+const RELAY = `relay-main${extname(import.meta.url)}`;
+
+/**
+ * Joins the control groups, then becomes bubblewrap. Its arguments come from a file: those of a process can be read by
+ * everybody, and an environment may hold credentials. `$1` is the run's folder.
+ */
+const ENTER = `
+folder=$1; shift
+while [ "$1" != -- ]; do echo 0 >"$1" || exit 125; shift; done
+shift
+exec 8<"$folder/args" 9>"$folder/info"
+exec "$@"
+`;
+
+export class Bubblewrap implements Sandbox {
+	readonly name = "bubblewrap";
+	readonly limits: Limits;
+	/** Whether memory and processes are limited by control groups; else by weaker means. */
+	readonly grouped: boolean;
+	readonly #options: BubblewrapOptions;
+	readonly #cgroups: Cgroups | undefined;
+	readonly #root: readonly string[];
+	readonly #folder: string;
+	readonly #withheld: readonly number[];
+
+	private constructor(
+		options: BubblewrapOptions,
+		cgroups: Cgroups | undefined,
+		root: readonly string[],
+		folder: string,
+		withheld: readonly number[],
+	) {
+		this.limits = { ...DEFAULT_LIMITS, ...options.limits };
+		this.grouped = cgroups !== undefined;
+		this.#options = options;
+		this.#cgroups = cgroups;
+		this.#root = root;
+		this.#folder = folder;
+		this.#withheld = withheld;
+	}
+
+	/** Rejects where it does not work on this machine, with what was said: it is tried by running it. */
+	static async open(options: BubblewrapOptions, call: Call): Promise<Bubblewrap> {
+		await mkdir(options.workFolder, { recursive: true });
+		const near = await realpath(options.workFolder);
+		const base = Buffer.byteLength(near) <= MAX_SOCKET_FOLDER ? near : tmpdir();
+		const folder = await mkdtemp(join(base, "sandbox-"));
+		const cgroups = options.groups === false ? undefined : await Cgroups.open();
+		const sandbox = new Bubblewrap(options, cgroups, await emptyRoot(folder), folder, await inherited());
+		try {
+			await sandbox.#probe(call);
+			return sandbox;
+		} catch (error) {
+			await sandbox.close();
+			throw error;
+		}
+	}
+
+	/** Removes its own files. Nothing runs in it any more. */
+	async close(): Promise<void> {
+		await rm(this.#folder, { recursive: true, force: true });
+	}
+
+	/** Node stands for the programs that will run: it needs the system's libraries. */
+	async #probe(call: Call): Promise<void> {
+		const lines: string[] = [];
+		const { exitCode, ended } = await this.run(
+			{
+				file: process.execPath,
+				args: ["--version"],
+				cwd: "/",
+				env: {},
+				log: (line) => lines.push(line),
+				...{ reads: [process.execPath], writes: [], hosts: [] },
+			},
+			call,
+		);
+		if (exitCode !== 0 || lines[0] !== process.version)
+			throw new Error(ended ?? lines.at(-1) ?? `it ended with ${exitCode}`);
+	}
+
+	async run(command: Confined, call: Call): Promise<Ended> {
+		if (call.signal.aborted) throw cancelled(call.signal);
+		const { limits } = this;
+		await using run = new Run();
+		const folder = await mkdtemp(join(this.#folder, "r"));
+		run.after(() => rm(folder, { recursive: true, force: true }));
+		const group = await this.#cgroups?.create(limits);
+		if (group !== undefined) run.after(() => group.remove());
+		run.after(() => gone(join(folder, "info")));
+		const socket = join(folder, "proxy");
+		if (command.hosts.length > 0) {
+			const proxy = await AllowProxy.open({
+				socket,
+				hosts: command.hosts,
+				maxBytes: limits.network,
+				env: this.#options.env ?? process.env,
+				onRefused: once((authority) =>
+					command.log(`[${authority} was not reached: a build may reach ${listOf(command.hosts)} alone]`),
+				),
+				onTooMuch: () => run.end(EXCEEDED.network(limits)),
+			});
+			run.after(() => proxy[Symbol.asyncDispose]());
+		}
+		await writeFile(join(folder, "args"), await this.#arguments(command, socket), { mode: 0o600 });
+		run.watch(await DiskWatch.start(command.writes, limits), group, limits);
+
+		const entrances = group?.entrances ?? [];
+		const inner = [...limited(limits, this.grouped), ...relayed(command), command.file, ...command.args];
+		let exitCode = 137;
+		try {
+			({ exitCode } = await runCommand(
+				{
+					file: "/bin/sh",
+					args: ["-c", ENTER, "sh", folder, ...entrances, "--", this.#options.file, "--args", "8", "--", ...inner],
+					cwd: "/",
+					// What is set here holds for bubblewrap itself, outside.
+					env: {},
+					log: command.log,
+					withheld: this.#withheld,
+					...(command.outputLimit === undefined ? {} : { outputLimit: command.outputLimit }),
+				},
+				{ signal: AbortSignal.any([call.signal, run.signal]) },
+			));
+		} catch (error) {
+			if (call.signal.aborted || !run.signal.aborted) throw error;
+		}
+		if (run.noRoom)
+			throw new BuildError(
+				"unavailable",
+				`the machine that builds has less than ${inMiB(limits.reserve)} of disk left; try again when there is room`,
+			);
+		const exceeded = exitCode === 0 ? undefined : await group?.exceeded();
+		const ended = run.ended ?? (exceeded === undefined ? undefined : EXCEEDED[exceeded](limits));
+		return ended === undefined ? { exitCode } : { exitCode, ended };
+	}
+
+	async #arguments(command: Confined, socket: string): Promise<string> {
+		const args = [...this.#root];
+		args.push(...mountsOf(command));
+		const env: Record<string, string> = { ...command.env };
+		for (const name of Object.keys(env)) if (/^(https?|all|no|ftp)_proxy$/i.test(name)) delete env[name];
+		if (command.hosts.length > 0) {
+			const relay = fileURLToPath(new URL(`./${RELAY}`, import.meta.url));
+			args.push("--ro-bind", process.execPath, process.execPath);
+			args.push("--ro-bind", relay, join(INSIDE, RELAY), "--bind", socket, join(INSIDE, "proxy"));
+			args.push("--ro-bind", join(this.#folder, "package.json"), join(INSIDE, "package.json"));
+			const proxy = `http://127.0.0.1:${RELAY_PORT}`;
+			for (const name of ["HTTP_PROXY", "HTTPS_PROXY"]) env[name] = env[name.toLowerCase()] = proxy;
+		}
+		for (const [name, value] of Object.entries(env)) args.push("--setenv", name, value);
+		args.push("--remount-ro", "/", "--chdir", command.cwd);
+		if (args.some((argument) => argument.includes("\0")))
+			throw new BuildError("source_invalid", "a path or variable holds a NUL");
+		return args.map((argument) => `${argument}\0`).join("");
+	}
+}
+
+/** Descriptors that the server was started with and would pass on; all that Node opens itself are closed in a child. */
+async function inherited(): Promise<number[]> {
+	const found: number[] = [];
+	for (const name of await readdir("/proc/self/fdinfo")) {
+		const info = await readFile(`/proc/self/fdinfo/${name}`, "latin1").catch(() => "");
+		const flags = Number.parseInt(/^flags:\s*([0-7]+)$/m.exec(info)?.[1] ?? "", 8);
+		if (Number(name) > 3 && (flags & CLOSED_IN_CHILDREN) === 0) found.push(Number(name));
+	}
+	return found;
+}
+
+/** What belongs to one command: what ends it, and what is cleaned up after it, last first. */
+class Run implements AsyncDisposable {
+	readonly #stop = new AbortController();
+	readonly #after: (() => Promise<void>)[] = [];
+	ended: string | undefined;
+	noRoom = false;
+
+	get signal(): AbortSignal {
+		return this.#stop.signal;
+	}
+
+	after(action: () => Promise<void>): void {
+		this.#after.push(action);
+	}
+
+	end(words: string): void {
+		this.ended ??= words;
+		this.#stop.abort();
+	}
+
+	watch(disk: DiskWatch, group: Group | undefined, limits: Limits): void {
+		const closing = new AbortController();
+		const look = async () => {
+			const exceeded: Limited | undefined = await group?.exceeded();
+			if (exceeded !== undefined) this.end(EXCEEDED[exceeded](limits));
+			const verdict = await disk.look();
+			if (verdict === "too_much") this.end(EXCEEDED.disk(limits));
+			if (verdict === "no_room") {
+				this.noRoom = true;
+				this.#stop.abort();
+			}
+		};
+		const watching = (async () => {
+			while (!closing.signal.aborted && !this.signal.aborted) {
+				await delay(WATCH_MS, undefined, { signal: closing.signal }).catch(() => undefined);
+				if (!closing.signal.aborted) await look();
+			}
+		})();
+		// Without its watch a command is not limited: it ends, with the reason.
+		watching.catch((error: unknown) => this.#stop.abort(error));
+		this.after(async () => {
+			closing.abort();
+			await watching;
+		});
+	}
+
+	async [Symbol.asyncDispose](): Promise<void> {
+		for (const action of this.#after.splice(0).reverse()) await action();
+	}
+}
+
+/** Runs the rest with limits of its own. */
+function limited(limits: Limits, grouped: boolean): string[] {
+	return ["/bin/sh", "-c", `${ulimits(limits, grouped)}\nexec "$@"`, "sh"];
+}
+
+function relayed(command: Confined): string[] {
+	if (command.hosts.length === 0) return [];
+	const straight = command.hosts.filter((host) => isLoopback(bare(host.hostname))).map(authorityOf);
+	const plan = { socket: join(INSIDE, "proxy"), port: RELAY_PORT, straight };
+	return [process.execPath, "--no-warnings", join(INSIDE, RELAY), JSON.stringify(plan)];
+}
+
+function listOf(hosts: readonly URL[]): string {
+	return hosts.map(authorityOf).join(", ");
+}
+
+/** Each value once, and not too many. */
+function once(action: (value: string) => void): (value: string) => void {
+	const seen = new Set<string>();
+	return (value) => {
+		if (seen.has(value) || seen.size >= 20) return;
+		seen.add(value);
+		action(value);
+	};
+}
+
+/**
+ * Waits until the first process of the sandbox's pid namespace is dead, which it is when all others are. Its number is no
+ * proof of who it is; that it is the first of a namespace is near enough, since nothing is done to it.
+ */
+async function gone(info: string): Promise<void> {
+	const said = await readFile(info, "utf8").catch((error: unknown) => {
+		if (systemCode(error) === "ENOENT") return "";
+		throw error;
+	});
+	const pid = /"child-pid": *(\d+)/.exec(said)?.[1];
+	if (pid === undefined) return;
+	const until = performance.now() + GONE_LIMIT_MS;
+	for (let pause = 1; performance.now() < until; pause = Math.min(pause * 2, 50)) {
+		const status = await readFile(`/proc/${pid}/status`, "latin1").catch(() => "");
+		if (!/^NSpid:.*\t1$/m.test(status) || /^State:\t[ZX]/m.test(status)) return;
+		await delay(pause);
+	}
+}

@@ -1,0 +1,60 @@
+import { mkdtemp, readdir, rm, symlink, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import t, { type Test } from "tap";
+import { chooseSandbox, type SandboxChoice } from "../../src/builders/sandbox/choose.ts";
+import { BWRAP, skip } from "./hostile/sandboxes.ts";
+
+const call = { signal: new AbortController().signal };
+
+async function choose(t: Test, choice: SandboxChoice, path: string) {
+	const workFolder = await mkdtemp(join(tmpdir(), "choice-"));
+	t.teardown(() => rm(workFolder, { recursive: true, force: true }));
+	const chosen = await chooseSandbox(choice, { workFolder, path }, call);
+	t.teardown(() => chosen[Symbol.asyncDispose]());
+	return { chosen, workFolder };
+}
+
+/** A folder with a bwrap that says no. */
+async function broken(t: Test): Promise<string> {
+	const folder = await mkdtemp(join(tmpdir(), "choice-"));
+	t.teardown(() => rm(folder, { recursive: true, force: true }));
+	const script = "#!/bin/sh\necho 'bwrap: setting up uid map: Permission denied' >&2\nexit 1\n";
+	await writeFile(join(folder, "bwrap"), script, { mode: 0o755 });
+	return folder;
+}
+
+t.test("auto takes bubblewrap where it works, and is none, with the reason, where it does not", async (t) => {
+	const nowhere = await choose(t, "auto", "/nonexistent");
+	t.equal(nowhere.chosen.sandbox.name, "none");
+	t.match(nowhere.chosen.warning, /without a sandbox.*there is no bwrap on the PATH.*install bubblewrap/);
+	const refused = await choose(t, "auto", await broken(t));
+	t.equal(refused.chosen.sandbox.name, "none");
+	t.match(refused.chosen.warning, /bwrap does not work here: .*uid map: Permission denied/);
+	t.same(await readdir(refused.workFolder), [], "nothing is left of the trial");
+});
+
+t.test("auto and bubblewrap, where it works", { skip }, async (t) => {
+	const folder = await mkdtemp(join(tmpdir(), "choice-"));
+	t.teardown(() => rm(folder, { recursive: true, force: true }));
+	await symlink(BWRAP ?? "", join(folder, "bwrap"));
+	for (const choice of ["auto", "bubblewrap"] as const)
+		for (const path of [`/nonexistent:${folder}`, dirname(BWRAP ?? "")]) {
+			const { chosen } = await choose(t, choice, path);
+			t.match(chosen, { sandbox: { name: "bubblewrap" }, warning: undefined });
+		}
+});
+
+t.test("bubblewrap refuses to go on without it", async (t) => {
+	for (const path of ["/nonexistent", await broken(t)])
+		await t.rejects(choose(t, "bubblewrap", path), {
+			code: "unavailable",
+			message: /no sandbox for builds/,
+			hint: /install/,
+		});
+});
+
+t.test("none is not complained about", async (t) => {
+	const { chosen } = await choose(t, "none", process.env.PATH ?? "");
+	t.match(chosen, { sandbox: { name: "none" }, warning: undefined, note: undefined });
+});
