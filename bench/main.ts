@@ -1,15 +1,17 @@
-/** `npm run bench [a b c d e]`: see bench/README.md. */
+/** `npm run bench [a b c d e f g]`: see bench/README.md. */
 import { mkdir, mkdtemp, rm } from "node:fs/promises";
 import path from "node:path";
+import { containers } from "./containers.ts";
 import { create } from "./create.ts";
 import { download } from "./download.ts";
 import { list } from "./list.ts";
+import { loading } from "./loading.ts";
 import { record, sentence } from "./report.ts";
 import type { Outcome } from "./rounds.ts";
 import { startup } from "./startup.ts";
 import { upload } from "./upload.ts";
 
-const ALL = [upload, download, create, list, startup];
+const ALL = [upload, download, create, list, startup, containers, loading];
 
 const wanted = process.argv.slice(2);
 const chosen = wanted.length === 0 ? ALL : ALL.filter(({ id }) => wanted.includes(id));

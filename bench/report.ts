@@ -1,9 +1,9 @@
 import { spawnSync } from "node:child_process";
 import { mkdir, readFile, writeFile } from "node:fs/promises";
-import { availableParallelism, cpus, release } from "node:os";
+import { availableParallelism, cpus, loadavg, release } from "node:os";
 import path from "node:path";
 import { nginxVersion } from "./nginx.ts";
-import { median, type Outcome } from "./rounds.ts";
+import { type Comparison, median, type Outcome } from "./rounds.ts";
 
 const RESULTS = path.join(import.meta.dirname, "results");
 const README = path.join(import.meta.dirname, "README.md");
@@ -17,13 +17,14 @@ export function sentence(outcome: Outcome): string {
 	const { ours, peer, ratio, target, met, kind, notes } = outcome;
 	const more = Object.entries(notes).map(([name, value]) => `; ${name} ${value}`);
 	return (
-		`${start} ours ${words(ours)}, peer ${words(peer)}; ${kind} ratio ${ratio.toFixed(2)}, ` +
+		`${start} ours ${words(ours, kind)}, peer ${words(peer, kind)}; ${kind} ratio ${ratio.toFixed(2)}, ` +
 		`wanted ${target}: ${met ? "met" : "NOT MET"}${more.join("")}`
 	);
 }
 
-function words(times: readonly number[]): string {
-	return `${milliseconds(median(times))} (${milliseconds(Math.min(...times))}–${milliseconds(Math.max(...times))})`;
+function words(values: readonly number[], kind: Comparison["kind"]): string {
+	const write = kind === "bytes" ? (bytes: number) => `${bytes.toFixed(0)} bytes` : milliseconds;
+	return `${write(median(values))} (${write(Math.min(...values))}–${write(Math.max(...values))})`;
 }
 
 function milliseconds(value: number): string {
@@ -41,6 +42,7 @@ export async function record(outcomes: readonly Outcome[]): Promise<string> {
 		node: process.version,
 		go: spawnSync("go", ["version"], { encoding: "utf8" }).stdout?.trim() ?? "none",
 		nginx: nginxVersion() ?? "none",
+		load: Number(loadavg()[0]?.toFixed(1)),
 	};
 	const file = path.join(RESULTS, `${machine.date.slice(0, 10)}.json`);
 	const entries = new Map<string, unknown>(Object.entries(await readObject(file)));
@@ -85,6 +87,14 @@ function rowOf(outcome: Outcome, date: string): string {
 		return `| ${outcome.id} | ${outcome.title} | skipped: ${outcome.skipped} | | | | | | ${date} |`;
 	const { id, title, ours, peer, ratio, kind, target, met, notes } = outcome;
 	const others = Object.entries(notes).map(([name, value]) => `${name} ${value}`);
-	const cells = [id, title, words(ours), words(peer), `${ratio.toFixed(2)} (${kind})`, target, met ? "met" : "not met"];
+	const cells = [
+		id,
+		title,
+		words(ours, kind),
+		words(peer, kind),
+		`${ratio.toFixed(2)} (${kind})`,
+		target,
+		met ? "met" : "not met",
+	];
 	return `| ${[...cells, others.join("; "), date].join(" | ")} |`;
 }

@@ -1,11 +1,11 @@
-/** What one comparison found. Times are milliseconds, one for each round. */
+/** What one comparison found: milliseconds (bytes, where it is of those), one for each round. */
 export type Comparison = {
 	readonly id: string;
 	readonly title: string;
 	readonly ours: readonly number[];
 	readonly peer: readonly number[];
-	/** What the ratio says: `throughput` is the peer's time over ours, `time` ours over the peer's. */
-	readonly kind: "throughput" | "time";
+	/** What the ratio says: `throughput` is the peer's time over ours, `time` ours over the peer's, and so `bytes`. */
+	readonly kind: "throughput" | "time" | "bytes";
 	/** The ratio of the medians. */
 	readonly ratio: number;
 	readonly target: string;
@@ -67,6 +67,17 @@ export function duration(
 	const { target, most } = bound;
 	const ratio = median(sides.ours) / median(sides.peer);
 	return { id, title, ...sides, kind: "time", ratio, target, met: median(sides.ours) <= most, notes };
+}
+
+/** A comparison by bytes: met up to `most` times those of the peer. */
+export function amount(
+	{ id, title }: { readonly id: string; readonly title: string },
+	sides: Sides,
+	most: number,
+	notes: Comparison["notes"] = {},
+): Comparison {
+	const ratio = median(sides.ours) / median(sides.peer);
+	return { id, title, ...sides, kind: "bytes", ratio, target: `≤ ${most} ×`, met: ratio <= most, notes };
 }
 
 /** How long an action takes, in milliseconds. */

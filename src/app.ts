@@ -53,6 +53,9 @@ const HEARTBEAT_MS = 15_000;
 /** Uploads at the same time, and the longest pause in one. */
 const UPLOADS: UploadLimits = { parallel: 64, pauseMs: 60_000 };
 
+/** The longest pause of a client that downloads a build. */
+const DOWNLOAD_PAUSE_MS = 60_000;
+
 /** The answer to what is not HTTP: a bad request line or header never reaches a route. */
 const MALFORMED = (() => {
 	const body = JSON.stringify({
@@ -111,9 +114,9 @@ export async function buildApp(deps: AppDeps): Promise<FastifyInstance> {
 	});
 	const handlers = {
 		uploadSource: uploadSource(deps.manager, { ...(deps.uploads ?? UPLOADS), maxBytes: deps.facts.maxSourceBytes }),
-		...serviceHandlers(deps.manager, deps.changes, deps.queries),
+		...serviceHandlers(deps.manager, deps.changes, deps.queries, deps.facts.buildsFor),
 		...streamHandlers(deps.queries, deps.follow, { down: deps.down, heartbeatMs: deps.heartbeatMs ?? HEARTBEAT_MS }),
-		...buildHandlers(deps.queries),
+		...buildHandlers(deps.queries, DOWNLOAD_PAUSE_MS),
 		resolveRemote: resolveRemote(deps.remotes),
 		...serverHandlers(deps.contract, deps.facts),
 	};

@@ -1,5 +1,5 @@
 import { randomUUID } from "node:crypto";
-import { mkdir, readFile } from "node:fs/promises";
+import { mkdir, readFile, writeFile } from "node:fs/promises";
 import path from "node:path";
 import type { FastifyInstance } from "fastify";
 import type { Logger } from "pino";
@@ -8,12 +8,15 @@ import { LevelTokenStore } from "./accounts/level-tokens.ts";
 import { buildApp } from "./app.ts";
 import { Blobs } from "./blob/blobs.ts";
 import { LevelBlobStore } from "./blob/level.ts";
-import { createGoBuilder } from "./builders/go.ts";
+import { createGoBuilder } from "./builders/go/go.ts";
 import { GoLauncher } from "./builders/launchers/go.ts";
 import { NodeLauncher } from "./builders/launchers/node.ts";
 import { ProcfileLauncher } from "./builders/launchers/procfile.ts";
 import { PythonLauncher } from "./builders/launchers/python.ts";
 import { packageSettings } from "./builders/launchers/tools.ts";
+import { createNodeBuilder } from "./builders/node/node.ts";
+import { type Chosen, chooseSandbox } from "./builders/sandbox/choose.ts";
+import { MIB } from "./builders/sandbox/limits.ts";
 import { type Config, flagOf } from "./config.ts";
 import { loadContract, projectRoot } from "./contract/document.ts";
 import { AppError, messageOf } from "./errors.ts";
@@ -35,6 +38,9 @@ import { openSourceTree, removeTree } from "./sources/tree.ts";
 const CLOSE_MS = 30_000;
 /** How long their answers may take to leave after that. */
 const LAST_WORDS_MS = 2_000;
+/** How long the one command may take that shows whether the sandbox works. */
+const SANDBOX_TRIAL_MS = 30_000;
+const SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin";
 /** How long ending all services may take; each has its own grace. */
 const STOP_ALL_MS = 120_000;
 
@@ -69,6 +75,8 @@ async function assemble(config: Config, log: Logger, opened: AsyncDisposable[]):
 		return resource;
 	};
 	await mkdir(config.dataDir, { recursive: true, mode: 0o700 });
+	// Where the data folder lies in somebody's project, its package.json must not say how Node reads programs.
+	await writeFile(folder("package.json"), "{}\n");
 
 	const database = await Database.open(folder("records"), { acceptLoss: config.acceptLoss });
 	const store = own(new LevelServiceStore(database));
@@ -81,23 +89,30 @@ async function assemble(config: Config, log: Logger, opened: AsyncDisposable[]):
 	await removeTree(workFolder);
 	await mkdir(workFolder, { mode: 0o700 });
 
-	const runtime = own(
-		await createProcessRuntime({
-			folder: folder("services"),
-			graceMs: config.stopGrace * 1000,
-			drainMs: config.drain * 1000,
-			...(config.ports === null ? {} : { ports: config.ports }),
-		}),
-	);
-	const cacheFolder = path.join(config.cacheDir ?? folder("cache"), "go");
-	const go = createGoBuilder({ cacheFolder, workFolder, goCommand: config.go });
+	const companion = {
+		graceMs: config.stopGrace * 1000,
+		drainMs: config.drain * 1000,
+		...(config.ports === null ? {} : { ports: config.ports }),
+	};
+	// Loaded for this profile alone: the engine's client takes long to start.
+	const dockerProfile = config.profile === "docker" ? await import("./compose-docker.ts") : null;
+	const docker = (await dockerProfile?.openDocker(config, folder, companion, log, own)) ?? null;
+	const runtime =
+		docker?.runtime ??
+		own(await createProcessRuntime({ ...companion, folder: folder("services"), path: programPath() }));
+	const { sandbox, warning, note } = own(await openSandbox(config, folder("sandbox")));
+	if (warning !== undefined) log.warn(warning);
+	if (note !== undefined) log.info(note);
+	const cacheFolder = config.cacheDir ?? folder("cache");
+	const go = createGoBuilder({ cacheFolder, workFolder, goCommand: config.go, sandbox });
 	const tools = {
-		path: process.env.PATH ?? "/usr/local/bin:/usr/bin:/bin",
+		path: process.env.PATH ?? SYSTEM_PATH,
 		workFolder,
 		env: packageSettings(process.env),
 	};
 	const launchers = [new ProcfileLauncher(), new NodeLauncher(tools), new GoLauncher(go), new PythonLauncher(tools)];
-	const builders = [go];
+	const node = createNodeBuilder({ cacheFolder, workFolder, npmCommand: config.npm, sandbox });
+	const builders = [go, node];
 	const flow =
 		config.profile === "dev" ? { launchers, directories: new Directories(folder("directories")) } : { builders };
 
@@ -126,6 +141,7 @@ async function assemble(config: Config, log: Logger, opened: AsyncDisposable[]):
 			synchronousTimeoutMs: config.synchronousTimeout * 1000,
 			sourceAgeMs: config.sourceAge * 1000,
 			keepBuilds: config.keepBuilds,
+			ceiling: docker?.ceiling ?? null,
 		},
 	);
 	const upkeep = new Upkeep(log, [
@@ -157,6 +173,9 @@ async function assemble(config: Config, log: Logger, opened: AsyncDisposable[]):
 			version: await packageVersion(),
 			builders: "launchers" in flow ? flow.launchers : flow.builders,
 			maxSourceBytes: config.maxSourceBytes,
+			// What profile dev prepares in place runs outside the sandbox.
+			buildsFor:
+				config.openBuilds || (sandbox.name !== "none" && config.profile !== "dev") ? "everyone" : "administrator",
 			ready: () => ready,
 		},
 		down: down.signal,
@@ -174,6 +193,8 @@ async function assemble(config: Config, log: Logger, opened: AsyncDisposable[]):
 			await ensureAdminToken(folder("admin-token"), tokens, now());
 			const removed = await sweep(blobs, store, { signal: down.signal });
 			if (removed > 0) log.info({ removed }, "removed blobs that a crash left without a record");
+			docker?.loading.serve(queries);
+			void docker?.prepare();
 			await driver.start();
 			upkeep.start();
 			ready = true;
@@ -197,6 +218,22 @@ async function assemble(config: Config, log: Logger, opened: AsyncDisposable[]):
 			}
 		},
 	};
+}
+
+/** Programs that need Node find this server's: it is there, and it is the one that they were built for. */
+function programPath(): string {
+	return [path.dirname(process.execPath), process.env.PATH ?? SYSTEM_PATH].join(path.delimiter);
+}
+
+async function openSandbox(config: Config, workFolder: string): Promise<Chosen> {
+	await removeTree(workFolder);
+	const limits = {
+		memory: config.buildMemory * MIB,
+		processes: config.buildProcesses,
+		disk: config.buildDisk * MIB,
+	};
+	const options = { workFolder, limits, env: process.env, path: process.env.PATH ?? SYSTEM_PATH };
+	return chooseSandbox(config.sandbox, options, { signal: AbortSignal.timeout(SANDBOX_TRIAL_MS) });
 }
 
 async function readText(file: string, setting: "gitHosts"): Promise<string> {

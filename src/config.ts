@@ -1,4 +1,4 @@
-import { cpus, homedir } from "node:os";
+import { cpus, homedir, totalmem } from "node:os";
 import path from "node:path";
 import { AppError } from "./errors.ts";
 
@@ -45,6 +45,44 @@ const portRange: Kind<{ readonly from: number; readonly to: number } | null> = {
 	shape: "FIRST-LAST",
 };
 
+const place: Kind<{ readonly host: string; readonly port: number } | null> = {
+	parse: (text) => {
+		const [, host = "", port = ""] = /^(\[[0-9a-f:]+\]|[^:\s]+):(\d{1,5})$/i.exec(text) ?? [];
+		const fits = host !== "" && Number(port) <= 65_535;
+		return fits
+			? { value: { host: host.replace(/^\[|\]$/g, ""), port: Number(port) } }
+			: { fault: "must be HOST:PORT" };
+	},
+	shape: "HOST:PORT",
+};
+
+/** Without a slash at its end. */
+const httpsUrl: Kind<string | null> = {
+	parse: (text) => {
+		const url = URL.canParse(text) ? new URL(text) : null;
+		const plain = url?.protocol === "https:" && url.username + url.password + url.search + url.hash === "";
+		return plain ? { value: url.href.replace(/\/+$/, "") } : { fault: "must be an https URL with nothing but a path" };
+	},
+	shape: "URL",
+};
+
+const cores: Kind<number> = {
+	parse: (text) => {
+		const value = Number(text);
+		const fits = /^\d+(\.\d+)?$/.test(text) && value >= 0.01 && value <= 1024;
+		return fits ? { value } : { fault: "must be a number of cores from 0.01 to 1024" };
+	},
+	shape: "CORES",
+};
+
+const sandboxChoice: Kind<"auto" | "bubblewrap" | "none"> = {
+	parse: (value) =>
+		value === "auto" || value === "bubblewrap" || value === "none"
+			? { value }
+			: { fault: "must be auto, bubblewrap or none" },
+	shape: "NAME",
+};
+
 const seconds = (least: number, most: number) => whole(least, most, "SECONDS");
 const bytes = whole(1024, Number.MAX_SAFE_INTEGER, "BYTES");
 
@@ -54,9 +92,9 @@ function setting<T>(kind: Kind<T>, fallback: T | (() => T), about: string): Sett
 
 const SETTINGS = {
 	profile: setting(
-		matching(/^(local|dev)$/, "must be local or dev", "NAME"),
+		matching(/^(local|dev|docker)$/, "must be local, dev or docker", "NAME"),
 		"local",
-		"what it is made of: local builds and runs processes; dev runs source in place, and answers when it runs",
+		"what it is made of: local builds and runs processes; docker builds and runs containers; dev runs source in place, and answers when it runs",
 	),
 	address: setting(
 		matching(/^(\[[0-9a-f:]+\]|[^:\s]+):\d{1,5}$/i, "must be HOST:PORT", "HOST:PORT"),
@@ -93,7 +131,21 @@ const SETTINGS = {
 		"profile dev: how long a request may take to run its service",
 	),
 	maxBuildLogBytes: setting(bytes, 16 * 1024 ** 2, "the most that is kept of one build's log"),
+	sandbox: setting(
+		sandboxChoice,
+		"auto",
+		"what builds run in: auto is bubblewrap where it works; bubblewrap does not start without it; none",
+	),
+	openBuilds: setting(flag, false, "without a sandbox, build for others than the administrator all the same"),
+	buildMemory: setting(whole(64, 16_777_216, "MIB"), 4096, "memory of one build in a sandbox"),
+	buildProcesses: setting(whole(32, 4_194_304, "COUNT"), 1024, "processes and threads of one build in a sandbox"),
+	buildDisk: setting(whole(16, 1_073_741_824, "MIB"), 8192, "what one build in a sandbox may add to the disk"),
 	go: setting(text, "go", "the Go command"),
+	npm: setting(
+		text,
+		"npm",
+		"the npm command, for Node's builds; registries and credentials are those of its configuration",
+	),
 	git: setting(text, "git", "the git command"),
 	gitHosts: setting(
 		optional,
@@ -107,6 +159,45 @@ const SETTINGS = {
 	stopGrace: setting(seconds(0, 3600), 10, "how long a program may take to end after SIGTERM"),
 	drain: setting(seconds(0, 3600), 30, "how long requests to a replaced revision may go on"),
 	ports: setting(portRange, null, "ports for services; by default from 20000 to below the system's own range"),
+	docker: setting(
+		optional,
+		null,
+		"profile docker: the engine's socket; by default that of DOCKER_HOST, or the usual one",
+	),
+	image: setting(optional, null, "profile docker: your own base image, with the loader; by default one is made"),
+	imageNode: setting(optional, null, "profile docker: the same for services that need Node"),
+	memory: setting(
+		whole(16, 1_048_576, "MIB"),
+		512,
+		"profile docker: memory of an instance, where its service says nothing",
+	),
+	cpu: setting(cores, 1, "profile docker: cores of an instance, where its service says nothing"),
+	processes: setting(
+		whole(8, 4_194_304, "COUNT"),
+		256,
+		"profile docker: processes and threads of an instance, the same",
+	),
+	maxMemory: setting(
+		whole(16, 1_048_576, "MIB"),
+		() => Math.max(16, Math.floor(totalmem() / 1024 ** 2)),
+		"profile docker: the most memory that a service may ask for",
+	),
+	maxCpu: setting(cores, () => cpus().length, "profile docker: the most cores that a service may ask for"),
+	maxProcesses: setting(
+		whole(8, 4_194_304, "COUNT"),
+		4096,
+		"profile docker: the most processes that a service may ask for",
+	),
+	loaderAddress: setting(
+		place,
+		null,
+		"where containers get their builds; by default the bridge's address and a port that is chosen once",
+	),
+	loaderUrl: setting(
+		httpsUrl,
+		null,
+		"the https URL by which containers reach that address, where it is another one; nothing between may end TLS",
+	),
 	acceptLoss: setting(flag, false, "start although records are missing that had been written"),
 } as const;
 

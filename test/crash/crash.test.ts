@@ -1,10 +1,12 @@
 import { readdir, readFile } from "node:fs/promises";
 import path from "node:path";
 import t, { type Test } from "tap";
+import { systemCode } from "../../src/errors.ts";
 import { archiveOf } from "../fixtures/archive.ts";
 import type { Service } from "../harness/api.ts";
 import { processesUnder, programsUnder } from "../harness/processes.ts";
 import { dataFolder, TestServer, until } from "../harness/server.ts";
+import { workIn } from "../harness/work-folder.ts";
 
 /** Rounds of each kind of kill; the long form asks for more. */
 const ROUNDS = Number(process.env.CRASH_ROUNDS ?? 5);
@@ -258,14 +260,24 @@ async function round(t: Test, kind: Kind, point: string): Promise<void> {
 	const runs = (shown.match(/"status":"Running"/g) ?? []).length;
 	t.equal(programs.length, runs, `each running service has one program: ${JSON.stringify(programs)}`);
 	if (kind.name === "update" && !runningBefore.length) t.fail("nothing ran before the update");
-	t.same(await readdir(path.join(dataDir, "work")), [], "no temporary folder is left");
-	const temporary = (await readdir(dataDir, { recursive: true })).filter((name) => /\.(tmp|temp|part|new)$/.test(name));
-	t.same(temporary, [], "no temporary file is left");
+	t.same(await workIn(dataDir), [], "no temporary folder is left");
+	// The companion may be writing its state this very moment.
+	await until(async () => (await temporaryIn(dataDir)).length === 0, "no temporary file is left");
 	t.equal(await server.stop(), 0);
+	t.same(await readdir(path.join(dataDir, "work")), [], "nor one of the sandbox");
 	await until(
 		async () => (await processesUnder(dataDir)).every(({ command }) => !command.includes("go build")),
 		"no build outlives the server",
 	);
+}
+
+async function temporaryIn(dataDir: string): Promise<string[]> {
+	const names = await readdir(dataDir, { recursive: true }).catch((error: unknown) => {
+		// A folder that was removed while we looked: looked at again.
+		if (systemCode(error) === "ENOENT") return ["looked.tmp"];
+		throw error;
+	});
+	return names.filter((name) => /\.(tmp|temp|part|new)$/.test(name));
 }
 
 // Each round has a data folder of its own; most of its time it waits.

@@ -6,6 +6,7 @@ import { archiveOf } from "../fixtures/archive.ts";
 import type { Api } from "../harness/api.ts";
 import { programsUnder } from "../harness/processes.ts";
 import { dataFolder, TestServer, until } from "../harness/server.ts";
+import { workIn } from "../harness/work-folder.ts";
 import { makeCertificates } from "../hosts/certificates.ts";
 import { startGitHost } from "../hosts/git.ts";
 import { makeRepository } from "../hosts/repository.ts";
@@ -166,7 +167,7 @@ async function kill(t: Test, { args, env: more, run }: Scenario, point: string):
 	);
 	await change(next.api, "POST", "/services", { name: "after" });
 	t.match(await next.api.settled("after"), { status: "Running" }, "the server works");
-	t.same(await readdir(path.join(dataDir, "work")), [], "no temporary folder is left");
+	t.same(await workIn(dataDir), [], "no temporary folder is left");
 }
 
 if (process.env.CRASH_ALL !== "1") t.pass("CRASH_ALL=1 kills at every named point; it takes its time");

@@ -6,6 +6,7 @@ import t, { type Test } from "tap";
 import type { Api, Service } from "../harness/api.ts";
 import { processesUnder, programsUnder } from "../harness/processes.ts";
 import { dataFolder, TestServer, until } from "../harness/server.ts";
+import { workIn } from "../harness/work-folder.ts";
 
 const PROBE = path.resolve(import.meta.dirname, "../fixtures/monorepo/probe");
 const TOKEN = "the-secret-of-the-test";
@@ -55,7 +56,8 @@ async function make(api: Api, name: string, files: Record<string, string>, more:
 async function remains({ dataDir }: TestServer): Promise<string[]> {
 	const folders = ["directories", "work", "build-logs"].map(async (folder) => {
 		const place = path.join(dataDir, folder);
-		return existsSync(place) ? (await readdir(place)).map((name) => `${folder}/${name}`) : [];
+		const names = folder === "work" ? await workIn(dataDir) : existsSync(place) ? await readdir(place) : [];
+		return names.map((name) => `${folder}/${name}`);
 	});
 	const programs = (await processesUnder(path.join(dataDir, "directories"))).map(({ command }) => command);
 	return [...(await Promise.all(folders)).flat(), ...programs];

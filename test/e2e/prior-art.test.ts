@@ -35,13 +35,14 @@
  * | an administrator deploying into another namespace cannot find its source | here |
  */
 import { execFileSync, spawn } from "node:child_process";
-import { cp, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { cp, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { gzipSync } from "node:zlib";
 import t from "tap";
 import { cli } from "../harness/cli.ts";
 import { dataFolder, TestServer, until } from "../harness/server.ts";
+import { workIn } from "../harness/work-folder.ts";
 
 const LAUNCHER = path.resolve(import.meta.dirname, "../../clients/cli/bin.mjs");
 const place = await mkdtemp(path.join(tmpdir(), "runtime-prior-"));
@@ -162,7 +163,7 @@ await t.test("uploads do not overwrite each other, and names do not run into eac
 		),
 	);
 	t.equal(digests[0], digests[1], "the same source is the same build, byte for byte");
-	t.same(await readdir(path.join(dataDir, "work")), [], "no source is left unpacked");
+	t.same(await workIn(dataDir), [], "no source is left unpacked");
 });
 
 await t.test("run of what exists, and status of what does not, are no successes", async (t) => {

@@ -75,15 +75,21 @@ t.test("it holds what runs, and nothing else", async (t) => {
 	const list = (await must("tar", ["tzf", path.join(top, packed)], top)).trim().split("\n");
 	const files = list.map((name) => name.replace(/^package\//, ""));
 	const single = ["CHANGELOG.md", "LICENSE", "README.md", "openapi.yaml", "package.json"];
-	for (const name of [...single, "clients/cli/bin.mjs", "clients/cli/runtime.schema.json", "dist/src/main.js"])
+	const loaders = ["amd64", "arm64"].map((arch) => `dist/images/loader/linux-${arch}`);
+	for (const name of [
+		...[...single, ...loaders],
+		...["clients/cli/bin.mjs", "clients/cli/runtime.schema.json", "dist/src/main.js"],
+	])
 		t.ok(files.includes(name), name);
 	const other = files.filter(
 		(name) =>
 			!single.includes(name) &&
-			!/^(dist\/(src|clients\/cli)\/.*\.js|clients\/cli\/(bin\.mjs|runtime\.schema\.json))$/.test(name),
+			!/^(dist\/(src|clients\/cli)\/.*\.m?js|dist\/images\/loader\/(linux-\w+|go\.mod|\w+\.go)|clients\/cli\/(bin\.mjs|runtime\.schema\.json))$/.test(
+				name,
+			),
 	);
 	t.same(other, []);
-	for (const name of files.filter((name) => name.endsWith(".js"))) {
+	for (const name of files.filter((name) => /\.m?js$/.test(name))) {
 		const text = readFileSync(path.join(installed, name), "utf8");
 		t.notOk(text.includes(ROOT), `${name} names no folder of the machine it was made on`);
 		t.notMatch(text, /^\s*(await )?using /m, `${name} holds nothing that the oldest Node cannot read`);
@@ -92,7 +98,7 @@ t.test("it holds what runs, and nothing else", async (t) => {
 		readFileSync(path.join(ROOT, "package.json"), "utf8"),
 	);
 	for (const name of Object.keys(manifest.devDependencies))
-		if (["typescript", "tap", "esbuild", "node"].includes(name))
+		if (["typescript", "tap", "node"].includes(name))
 			t.notOk(existsSync(path.join(app, "node_modules", name)), `${name} is not installed`);
 	t.match(readFileSync(path.join(installed, "LICENSE"), "utf8"), "Apache License");
 });
