@@ -11,6 +11,7 @@ import Docker from "dockerode";
 const run = promisify(execFile);
 const READY_MS = 90_000;
 const STOP_MS = 60_000;
+const STARTS = 4;
 
 /** A Docker engine of the test's own, with its own bridge, folders and socket. */
 export class Dockerd {
@@ -65,8 +66,20 @@ export class Dockerd {
 		return dockerd;
 	}
 
-	/** Starts it (again), with the same folders. */
+	/** Starts it (again), with the same folders. Engines that start at the same time can be in each other's way in iptables. */
 	async up(): Promise<void> {
+		for (let attempt = 1; ; attempt++) {
+			try {
+				return await this.#start();
+			} catch (error) {
+				await this.down("SIGKILL");
+				if (attempt >= STARTS) throw error;
+				await sleep(500 * attempt);
+			}
+		}
+	}
+
+	async #start(): Promise<void> {
 		const at = (name: string) => join(this.#folder, name);
 		const log = openSync(at("log"), "a");
 		const child = spawn(
