@@ -2,7 +2,7 @@ import path from "node:path";
 import Docker from "dockerode";
 import type { Logger } from "pino";
 import type { Config } from "./config.ts";
-import { messageOf } from "./errors.ts";
+import { AppError, messageOf } from "./errors.ts";
 import { type Loading, openLoading } from "./loading/loading.ts";
 import type { Ceiling } from "./manager/limits.ts";
 import type { CompanionOptions, CompanionRuntime } from "./runtimes/companion/runtime.ts";
@@ -82,6 +82,12 @@ export async function openDocker(
 	};
 }
 
-function socketOf(dockerHost: string | undefined): string | undefined {
-	return dockerHost?.startsWith("unix://") === true ? dockerHost.slice("unix://".length) : undefined;
+/** Undefined where it is not set. Throws `invalid_argument` for an engine elsewhere: containers' addresses are not reached there. */
+export function socketOf(dockerHost: string | undefined): string | undefined {
+	if (dockerHost === undefined || dockerHost === "") return undefined;
+	if (dockerHost.startsWith("unix:///")) return dockerHost.slice("unix://".length);
+	throw new AppError("invalid_argument", `DOCKER_HOST is ${dockerHost}, and the engine must be on this machine`, {
+		field: "docker",
+		hint: "Say where its socket is with --docker PATH, or unset DOCKER_HOST.",
+	});
 }

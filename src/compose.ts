@@ -28,11 +28,12 @@ import { sourceId, sourceKey } from "./manager/model.ts";
 import type { ServiceStore } from "./manager/store.ts";
 import { sweep } from "./manager/sweep.ts";
 import { Upkeep } from "./manager/upkeep.ts";
+import { removeTree } from "./remove-tree.ts";
 import { createProcessRuntime } from "./runtimes/process/runtime.ts";
 import { Directories } from "./sources/directories.ts";
 import { GitSources } from "./sources/remotes/remote-sources.ts";
 import { DEFAULT_HOSTS, parseHosts, Remotes } from "./sources/remotes/remotes.ts";
-import { openSourceTree, removeTree } from "./sources/tree.ts";
+import { openSourceTree } from "./sources/tree.ts";
 
 /** How long a server that goes down waits for requests under way. */
 const CLOSE_MS = 30_000;

@@ -96,7 +96,14 @@ function importsOf(text: string): Import[] {
 }
 
 /** Small things that every room of the server may use. */
-const SHARED = ["src/errors.ts", "src/failpoint.ts", "src/turns.ts", "src/semaphore.ts", "src/ballast.ts"];
+const SHARED = [
+	"src/errors.ts",
+	"src/failpoint.ts",
+	"src/turns.ts",
+	"src/semaphore.ts",
+	"src/ballast.ts",
+	"src/remove-tree.ts",
+];
 
 const inside = (file: string, place: string) => file === place || file.startsWith(`${place}/`);
 

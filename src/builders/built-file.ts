@@ -2,7 +2,7 @@ import { createHash } from "node:crypto";
 import { constants } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
 import { cancelled } from "../errors.ts";
-import type { Build, Call } from "./builder.ts";
+import { type Build, BuildError, type Call } from "./builder.ts";
 
 const CHUNK = 256 * 1024;
 
@@ -30,6 +30,11 @@ export async function builtFile(
 
 /** Opened when it is read: a build that is disposed of unread holds no descriptor. */
 async function* read(path: string): AsyncGenerator<Uint8Array> {
-	const file: FileHandle = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW);
+	// Not waiting: a named pipe would hold a thread of the server's for ever.
+	const file: FileHandle = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+	if (!(await file.stat()).isFile()) {
+		await file.close();
+		throw new BuildError("build_failed", "the build made something that is not a file");
+	}
 	yield* file.createReadStream({ highWaterMark: CHUNK });
 }

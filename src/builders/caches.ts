@@ -8,5 +8,6 @@ export function cacheFolderOf(cacheFolder: string, namespace: string, language: 
 	if (namespace === "default") return join(cacheFolder, language);
 	// Names are checked where they come in; here a dot must never lead out.
 	const name = encodeURIComponent(namespace).replace(/^\.+$/, (dots) => "%2E".repeat(dots.length));
-	return join(cacheFolder, name, language);
+	// Below a folder that is no language's: a namespace may have the name of one, and what is in that is the default's to write.
+	return join(cacheFolder, "namespaces", name, language);
 }

@@ -1,4 +1,5 @@
 import { createServer, type Server } from "node:https";
+import { Socket } from "node:net";
 import type { Duplex } from "node:stream";
 import fastify, {
 	type FastifyInstance,
@@ -21,6 +22,8 @@ import { Downloads } from "./downloads.ts";
 export type LoadingLimits = {
 	/** Connections at the same time; further ones are closed at once. */
 	readonly connections: number;
+	/** The same for those from one address: no container keeps the others' loaders out. */
+	readonly perAddress: number;
 	/** Downloads at the same time, and those of one service; further ones are told to come again. */
 	readonly downloads: number;
 	readonly perService: number;
@@ -31,7 +34,7 @@ export type LoadingLimits = {
 };
 
 const DEFAULT_LIMITS: LoadingLimits = {
-	...{ connections: 1024, downloads: 64, perService: 16 },
+	...{ connections: 1024, perAddress: 64, downloads: 64, perService: 16 },
 	...{ pauseMs: 30_000, headersMs: 10_000 },
 };
 
@@ -93,9 +96,19 @@ export async function createLoadingServer(deps: LoadingServerDeps): Promise<Load
 	const [server] = made;
 	if (server === undefined) throw new AppError("internal", "there is no server");
 	const sockets = new Set<Duplex>();
+	const from = new Map<string, number>();
 	server.on("connection", (socket) => {
+		const address = (socket instanceof Socket ? socket.remoteAddress : undefined) ?? "";
+		const others = from.get(address) ?? 0;
+		if (others >= limits.perAddress) return void socket.destroy();
+		from.set(address, others + 1);
 		sockets.add(socket);
-		socket.once("close", () => sockets.delete(socket));
+		socket.once("close", () => {
+			sockets.delete(socket);
+			const left = (from.get(address) ?? 1) - 1;
+			if (left > 0) from.set(address, left);
+			else from.delete(address);
+		});
 	});
 	const downloads = new Downloads(limits.downloads, limits.perService);
 	// A body that cannot be read does not matter where there is nothing that would take it.

@@ -2,8 +2,8 @@ import { mkdir, readdir, rename, stat, unlink, writeFile } from "node:fs/promise
 import path from "node:path";
 import type { Call, SourceTree } from "../builders/builder.ts";
 import { systemCode } from "../errors.ts";
+import { removeTree } from "../remove-tree.ts";
 import { sync, syncTree } from "./durable.ts";
-import { removeTree } from "./tree.ts";
 
 /**
  * The folders that programs of the synchronous flow run in: one for each revision, unpacked from its source, kept as long as

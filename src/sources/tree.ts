@@ -1,10 +1,11 @@
 import { randomUUID } from "node:crypto";
-import { chmod, mkdir, readdir, rm } from "node:fs/promises";
+import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import type { Call } from "../blob/store.ts";
 import type { SourceTree } from "../builders/builder.ts";
-import { AppError, cancelled, isAppError, systemCode, unlessAborted } from "../errors.ts";
+import { AppError, cancelled, isAppError, unlessAborted } from "../errors.ts";
 import { failpoint } from "../failpoint.ts";
+import { removeTree } from "../remove-tree.ts";
 import { type UnpackLimits, unpack } from "./unpack.ts";
 
 export type SourceTreeOptions = {
@@ -78,22 +79,4 @@ class ArchivedTree implements SourceTree {
 		await Promise.allSettled([this.#unpacking]);
 		await removeTree(this.#path);
 	}
-}
-
-/** Removes a folder with all it holds, folders that their owner made read-only included. */
-export async function removeTree(path: string): Promise<void> {
-	try {
-		await rm(path, { recursive: true, force: true, maxRetries: 3 });
-	} catch (error) {
-		const code = systemCode(error);
-		if (code !== "EACCES" && code !== "EPERM" && code !== "ENOTEMPTY") throw error;
-		await makeWritable(path);
-		await rm(path, { recursive: true, force: true, maxRetries: 3 });
-	}
-}
-
-async function makeWritable(folder: string): Promise<void> {
-	await chmod(folder, 0o700);
-	for (const entry of await readdir(folder, { withFileTypes: true }))
-		if (entry.isDirectory()) await makeWritable(join(folder, entry.name));
 }

@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
 import Docker from "dockerode";
+import { lockEngines } from "./engine-lock.ts";
 
 const run = promisify(execFile);
 const READY_MS = 90_000;
@@ -23,9 +24,12 @@ export class Dockerd {
 	readonly #folder: string;
 	readonly #bridge: string;
 	readonly #subnet: number;
+	/** Where it was started alone. */
+	readonly #letGo: (() => Promise<void>) | null;
 	#child: ChildProcess | null = null;
 
-	private constructor(folder: string, bridge: string, subnet: number) {
+	private constructor(folder: string, bridge: string, subnet: number, letGo: (() => Promise<void>) | null) {
+		this.#letGo = letGo;
 		this.#folder = folder;
 		this.#bridge = bridge;
 		this.#subnet = subnet;
@@ -51,11 +55,12 @@ export class Dockerd {
 		return false;
 	}
 
-	/** Resolves when it answers. */
-	static async start(): Promise<Dockerd> {
+	/** Resolves when it answers. `alone`: no other engine starts until it is stopped (see engine-lock.ts). */
+	static async start({ alone = false } = {}): Promise<Dockerd> {
+		const letGo = alone ? await lockEngines() : null;
 		const folder = await mkdtemp(join(tmpdir(), "dockerd-"));
 		const { bridge, subnet } = await makeBridge();
-		const dockerd = new Dockerd(folder, bridge, subnet);
+		const dockerd = new Dockerd(folder, bridge, subnet, letGo);
 		try {
 			await dockerd.up();
 		} catch (error) {
@@ -80,6 +85,15 @@ export class Dockerd {
 	}
 
 	async #start(): Promise<void> {
+		const letGo = this.#letGo === null ? await lockEngines() : null;
+		try {
+			await this.#spawn();
+		} finally {
+			await letGo?.();
+		}
+	}
+
+	async #spawn(): Promise<void> {
 		const at = (name: string) => join(this.#folder, name);
 		const log = openSync(at("log"), "a");
 		const child = spawn(
@@ -142,6 +156,7 @@ export class Dockerd {
 		for (const mount of mounts.filter((place) => place.startsWith(`${this.#folder}/`)).reverse())
 			await run("umount", ["--lazy", mount]).catch(() => undefined);
 		await rm(this.#folder, { recursive: true, force: true, maxRetries: 5, retryDelay: 200 });
+		await this.#letGo?.();
 	}
 
 	async #answers(): Promise<void> {

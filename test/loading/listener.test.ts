@@ -1,4 +1,5 @@
 import { createHash } from "node:crypto";
+import { once } from "node:events";
 import { connect } from "node:tls";
 import t from "tap";
 import type { LoadingLimits } from "../../src/loading/listener.ts";
@@ -340,4 +341,26 @@ t.test("who says nothing is not waited for", async (t) => {
 		() => "its connection is closed",
 	);
 	t.ok(closed);
+});
+
+t.test("one address has a part of the connections", async (t) => {
+	const desk = await Desk.open(t, { limits: { perAddress: 2 } });
+	const app = await desk.running("app", "one");
+	const { hostname, port } = new URL(desk.loading.url);
+	const silent = [0, 1].map(() => connect({ host: hostname, port: Number(port), ca: desk.loading.ca }));
+	t.teardown(() => {
+		for (const socket of silent) socket.destroy();
+	});
+	await Promise.all(silent.map((socket) => once(socket, "secureConnect")));
+	await t.rejects(desk.load(app, 1), "a third is closed at once");
+	silent.pop()?.destroy();
+	await until(
+		() =>
+			desk.load(app, 1).then(
+				({ status }) => status === 200,
+				() => false,
+			),
+		() => "who goes away leaves room",
+	);
+	t.pass("there is room again");
 });

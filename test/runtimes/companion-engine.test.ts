@@ -6,7 +6,7 @@ import { AppError } from "../../src/errors.ts";
 import type { Engine, Exit, InstancePlan, Running } from "../../src/runtimes/companion/engine.ts";
 import type { ServiceRef } from "../../src/runtimes/runtime.ts";
 import { until } from "../conformance/runtime.ts";
-import { SERVICE } from "./process-harness.ts";
+import { FAST, SERVICE } from "./process-harness.ts";
 import { openSupervisor, worker } from "./supervisor-harness.ts";
 
 /** One that can go away, and whose instances are listeners of the test's own process. */
@@ -262,4 +262,47 @@ t.test("an engine that is away at the start keeps nobody waiting, and the sweep 
 		"swept",
 	);
 	t.pass("swept");
+});
+
+t.test("what is left of a service while the engine is away is cleared away when it is back", async (t) => {
+	const { engine, supervisor, seen, apply, reported } = await open(t);
+	await apply();
+	await seen("ready", 1);
+	const forgotten = engine.forgotten.bind(engine);
+	let tries = 0;
+	engine.forgotten = async (service, rest) => {
+		if (tries++ === 0) engine.reachable = false;
+		engine.mustBeReachable();
+		return forgotten(service, rest);
+	};
+	await supervisor.remove(SERVICE.id);
+	t.notOk(engine.done.some((what) => what.startsWith("forgotten")));
+	engine.set(true);
+	await until(
+		() => engine.done.at(-1),
+		(last) => last === `forgotten ${SERVICE.id}, left `,
+		"it is forgotten",
+	);
+	t.same(reported, []);
+});
+
+t.test("what is ended from outside over and over is started again with back-off", async (t) => {
+	const { engine, supervisor, seen, apply } = await open(t);
+	const starts: number[] = [];
+	const start = engine.start.bind(engine);
+	engine.start = (plan) => {
+		starts.push(performance.now());
+		return start(plan);
+	};
+	supervisor.settings = { ...FAST, graceMs: 200, backoffFirstMs: 200, backoffMostMs: 1_000 };
+	await apply();
+	const ends: number[] = [];
+	for (let count = 1; count <= 3; count++) {
+		t.match(await seen("ready", count), { failure: null });
+		ends.push(performance.now());
+		await engine.end({ exitCode: 137, excused: true });
+	}
+	t.match(await seen("ready", 4), { failure: null }, "and is never given up");
+	const pauses = ends.map((end, index) => (starts[index + 1] ?? 0) - end);
+	t.ok((pauses[1] ?? 0) >= 390 && (pauses[2] ?? 0) >= 790, `pauses of ${pauses.map(Math.round)} ms`);
 });

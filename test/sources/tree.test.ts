@@ -1,11 +1,13 @@
-import { chmod, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { execFileSync } from "node:child_process";
+import { chmod, mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import t from "tap";
 import type { Call } from "../../src/blob/store.ts";
 import { AppError } from "../../src/errors.ts";
+import { removeTree } from "../../src/remove-tree.ts";
 import { normaliseEntrypoint } from "../../src/sources/entrypoint.ts";
-import { openSourceTree, removeTree } from "../../src/sources/tree.ts";
+import { openSourceTree } from "../../src/sources/tree.ts";
 import { archiveOf, inReusedChunks } from "../fixtures/archive.ts";
 
 const signal = new AbortController().signal;
@@ -91,6 +93,20 @@ t.test("read-only folders are removed too", async (t) => {
 	await removeTree(path);
 	await t.rejects(readdir(path), { code: "ENOENT" });
 	await removeTree(path);
+});
+
+t.test("what a stranger's program made is removed, however deep it is and whatever it is called", async (t) => {
+	const path = join(await workFolder(), "x");
+	await mkdir(path);
+	const name = "d".repeat(200);
+	const script = `for _ in $(seq 60); do mkdir ${name} && cd -P ${name} || exit 1; done; echo x >file; chmod 0 ../${name}`;
+	execFileSync("/bin/bash", ["-c", script], { cwd: path });
+	const bytes = Buffer.concat([Buffer.from(`${path}/`), Buffer.from([0x66, 0xff])]);
+	await mkdir(bytes);
+	await writeFile(Buffer.concat([bytes, Buffer.from([0x2f, 0xfe])]), "");
+	await symlink("/", join(path, "link"));
+	await removeTree(path);
+	await t.rejects(readdir(path), { code: "ENOENT" });
 });
 
 t.test("entrypoints", async (t) => {

@@ -19,8 +19,11 @@ const NETWORK = [
 ];
 /** Credentials: only where the configuration names them. */
 const CREDENTIALS = ["NETRC", "GOAUTH"];
-/** What a build may say for itself. Anything else could run commands (-toolexec, GOCACHEPROG) or reach other files. */
-export const SAFE = new Set(["GOAMD64", "GOARM64", "GODEBUG", "GOEXPERIMENT", "GOFIPS140"]);
+/**
+ * What a build may say for itself. Anything else could run commands (-toolexec, GOCACHEPROG), reach other files, or have Go
+ * print what it sends to a module proxy, the operator's password included (GODEBUG=http2debug=2).
+ */
+export const SAFE = new Set(["GOAMD64", "GOARM64", "GOEXPERIMENT", "GOFIPS140"]);
 
 const SYSTEM_PATH = ["/usr/local/bin", "/usr/bin", "/bin"];
 

@@ -1,9 +1,10 @@
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
-import { lstat, mkdir, mkdtemp, open, rm } from "node:fs/promises";
+import { lstat, mkdir, mkdtemp, open } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { pipeline } from "node:stream/promises";
 import { cancelled, messageOf } from "../../errors.ts";
+import { removeTree } from "../../remove-tree.ts";
 import {
 	type Build,
 	BuildError,
@@ -88,7 +89,7 @@ class GoBuilder implements Builder {
 
 		await mkdir(this.#options.workFolder, { recursive: true });
 		const work = await mkdtemp(join(resolve(this.#options.workFolder), "go-"));
-		const remove = () => rm(work, { recursive: true, force: true, maxRetries: 3 });
+		const remove = () => removeTree(work);
 		try {
 			const places: OutputPlaces = { root, module: moduleFolder, package: folder };
 			const output = join(work, "program");

@@ -127,7 +127,8 @@ export async function mainFolders(root: string): Promise<string[]> {
 async function saysMain(path: string): Promise<boolean> {
 	if ((await stat(path)).size > MAX_GO_MOD) return false;
 	const text = await readFile(path, "utf8");
-	return /^\s*package\s+main\b/m.test(text) && !/^\/\/go:build ignore\b/m.test(text);
+	// No \s: it goes on over the lines' ends, from each line again, and a file of empty lines takes hours.
+	return /^[ \t]*package[ \t]+main\b/m.test(text) && !/^\/\/go:build ignore\b/m.test(text);
 }
 
 /** Whether toolchain `have` (`go1.26.8`) is older than `needed` (`1.27`, `1.27rc1`). Unknown forms are left to Go. */

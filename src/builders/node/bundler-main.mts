@@ -188,7 +188,7 @@ function inspected(metafile: Metafile) {
 	const packages = new Set<string>();
 	for (const path of Object.keys(metafile.inputs)) {
 		const file = path.replace(/^\(disabled\):/, "");
-		if (file.startsWith("../../") || file.startsWith("/")) escaped.push(file);
+		if (file.startsWith("../") || file.startsWith("/")) escaped.push(file);
 		const folder = packageOf(join(plan.tree, file));
 		if (folder !== undefined) packages.add(folder);
 		else if (

@@ -252,8 +252,12 @@ class Run implements AsyncDisposable {
 		});
 	}
 
+	/** All of it, whatever fails; rejects with the first failure. */
 	async [Symbol.asyncDispose](): Promise<void> {
-		for (const action of this.#after.splice(0).reverse()) await action();
+		const failures: unknown[] = [];
+		for (const action of this.#after.splice(0).reverse())
+			await action().catch((error: unknown) => void failures.push(error));
+		if (failures.length > 0) throw failures[0];
 	}
 }
 

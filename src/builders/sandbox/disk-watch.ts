@@ -67,7 +67,7 @@ async function there<T>(work: Promise<T>, otherwise: T): Promise<T> {
 	try {
 		return await work;
 	} catch (error) {
-		if (["ENOENT", "EACCES", "ENOTDIR", "ELOOP"].includes(systemCode(error) ?? "")) return otherwise;
+		if (["ENOENT", "EACCES", "ENOTDIR", "ELOOP", "ENAMETOOLONG"].includes(systemCode(error) ?? "")) return otherwise;
 		throw error;
 	}
 }

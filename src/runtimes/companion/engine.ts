@@ -13,7 +13,10 @@ export type Exit = {
 	readonly words?: string;
 	/** It is no use to start it again, and why: the whole message ("the build was altered"). */
 	readonly refused?: string;
-	/** The engine ended it (its daemon or the machine was restarted): started again at once, not counted as a crash. */
+	/**
+	 * The engine ended it (its daemon or the machine was restarted): not counted as a crash, and started again at once; with
+	 * back-off where it happens to one that has just been started.
+	 */
 	readonly excused?: boolean;
 };
 

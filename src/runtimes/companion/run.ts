@@ -156,8 +156,9 @@ export class Run {
 					if (ending !== null && !signal.aborted) {
 						// The world is told before what is left of it is ended: that may take the whole grace.
 						const lines = await tenure.lastLines(ending.late === null);
-						atOnce = ending.excused === true;
-						if (!atOnce) failures = ending.upMs >= this.#host.settings().stableMs ? 1 : failures + 1;
+						failures = ending.upMs >= this.#host.settings().stableMs ? 1 : failures + 1;
+						// Where that goes on and on it is no fault of the program's, and still no reason to be busy with it.
+						atOnce = ending.excused === true && failures === 1;
 						tenure.record = { ...tenure.record, ready: false };
 						again = this.#judge(tenure, ending, lines);
 						this.#host.changed(this);

@@ -161,8 +161,9 @@ export class Supervisor {
 			await service.remove();
 			this.#services.delete(id);
 			this.#host.changed(service.ref);
-			const { engine, report } = this.#host;
-			await engine.forgotten(service.ref, this.list()).catch((error) => report(`${id} left something behind`, error));
+			await this.#whenReached(() => this.#host.engine.forgotten(service.ref, this.list())).catch((error) =>
+				this.#host.report(`${id} left something behind`, error),
+			);
 		});
 	}
 
@@ -208,21 +209,23 @@ export class Supervisor {
 			if (service.removing) this.#remove(id).catch((error) => report(`${id} could not be removed`, error));
 		}
 		if (!unreadable)
-			await this.#sweep(
-				(instance) => recorded.has(instance) || [...this.#services.values()].some((service) => service.knows(instance)),
+			await this.#whenReached(() =>
+				this.#host.engine.sweep(
+					(instance) =>
+						recorded.has(instance) || [...this.#services.values()].some((service) => service.knows(instance)),
+				),
 			);
 	}
 
-	/** Where the engine cannot be reached, nobody waits for that. */
-	async #sweep(isKnown: (instance: string) => boolean): Promise<void> {
-		const { engine, report } = this.#host;
+	/** Clears something away. Where the engine cannot be reached, nobody waits for that: it is done when it is back. */
+	async #whenReached(clear: () => Promise<void>): Promise<void> {
 		const { signal } = this.#closing;
 		try {
-			await engine.sweep(isKnown);
+			await clear();
 		} catch (error) {
 			if (!isAppError(error, "unavailable")) throw error;
-			untilReached(this.#host, () => engine.sweep(isKnown), signal).catch((failed) => {
-				if (!signal.aborted) report("what an earlier companion left could not be cleared away", failed);
+			untilReached(this.#host, clear, signal).catch((failed) => {
+				if (!signal.aborted) this.#host.report("what is of no use any more could not be cleared away", failed);
 			});
 		}
 	}

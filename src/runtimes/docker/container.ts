@@ -36,6 +36,8 @@ export class Container implements Running {
 	readonly #plan: InstancePlan;
 	/** Bytes that the program may use. */
 	readonly #memory: number;
+	/** Null of one that has ended already: what the record has instead may be this machine's, where somebody else listens. */
+	readonly #address: string | null;
 	readonly #ended = Promise.withResolvers<Exit>();
 	#settled = false;
 	#looking: Promise<void> = Promise.resolve();
@@ -51,7 +53,8 @@ export class Container implements Running {
 		this.id = info.Id;
 		this.startTime = info.Id;
 		this.pid = info.State.Pid > 0 ? info.State.Pid : null;
-		this.host = addressOf(info) ?? plan.record.host;
+		this.#address = addressOf(info);
+		this.host = this.#address ?? plan.record.host;
 		this.exited = this.#ended.promise;
 	}
 
@@ -88,7 +91,8 @@ export class Container implements Running {
 
 	async listeningAt(): Promise<string | null> {
 		this.#own.daemon.mustBeReachable();
-		return (await accepts(this.host, this.#plan.record.port)) ? this.host : null;
+		const address = this.#address;
+		return address !== null && (await accepts(address, this.#plan.record.port)) ? address : null;
 	}
 
 	async elsewhere() {

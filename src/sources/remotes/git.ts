@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import { AppError, cancelled, messageOf, systemCode } from "../../errors.ts";
-import { removeTree } from "../tree.ts";
+import { removeTree } from "../../remove-tree.ts";
 import { ASKPASS, environmentFor, type GitAccess, scrub, settingsFor } from "./git-settings.ts";
 
 export type GitRun<T> = {

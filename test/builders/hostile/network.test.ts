@@ -2,6 +2,7 @@ import { once } from "node:events";
 import { existsSync } from "node:fs";
 import { cp, mkdir, readFile } from "node:fs/promises";
 import { createServer, type RequestListener } from "node:http";
+import { createSecureServer } from "node:http2";
 import { type AddressInfo, createServer as createTcpServer } from "node:net";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
@@ -11,6 +12,7 @@ import { goNetwork } from "../../../src/builders/go/network.ts";
 import type { Bubblewrap } from "../../../src/builders/sandbox/bubblewrap.ts";
 import { proxyFor } from "../../../src/builders/sandbox/upstream.ts";
 import { type Files, failureOf, HOST_TARGET, treeOf } from "../../conformance/builder.ts";
+import { makeCertificates } from "../../hosts/certificates.ts";
 import { MOD, main } from "../go-samples.ts";
 import { bubblewrap, CACHE, folderFor, never, open, shell, skip } from "./sandboxes.ts";
 
@@ -252,4 +254,41 @@ t.test("a proxy that is not there", { skip }, async (t) => {
 	await once(gone, "close");
 	const { build } = await fetching(t, { GOPROXY: `http://127.0.0.1:${port}` });
 	t.match(await failureOf(build(UUID)), { code: "unavailable", retryable: true, message: /could not fetch a module/ });
+});
+
+t.test("a build cannot have Go print the operator's password for a module proxy", { skip }, async (t) => {
+	const folder = await folderFor(t);
+	const { ca, key, cert } = await makeCertificates(folder, ["localhost"]);
+	const asked: (string | undefined)[] = [];
+	const server = createSecureServer({ key, cert }, (request, response) => {
+		asked.push(`${request.httpVersion} ${request.headers.authorization}`);
+		response.writeHead(404).end();
+	}).listen(0, "127.0.0.1");
+	await once(server, "listening");
+	const { port } = server.address() as AddressInfo;
+	t.teardown(() => server.close());
+	const password = `Basic ${Buffer.from(`operator:${CANARY}`).toString("base64")}`;
+	const builder = createGoBuilder({
+		...{ sandbox: await bubblewrap(t), cacheFolder: CACHE, workFolder: join(folder, "work") },
+		env: { GOPROXY: `https://operator:${CANARY}@127.0.0.1:${port}`, GOSUMDB: "off", SSL_CERT_FILE: ca },
+	});
+	const sum = `h1:${Buffer.alloc(32).toString("base64")}`;
+	const files = {
+		"go.mod": `${MOD}\nrequire example.com/away v1.0.0\n`,
+		"go.sum": `example.com/away v1.0.0 ${sum}\nexample.com/away v1.0.0/go.mod ${sum}\n`,
+		"main.go": main("", 'import _ "example.com/away"'),
+	};
+	const lines: string[] = [];
+	const env = { GODEBUG: "http2debug=2" };
+	const work = builder.build(
+		await treeOf(t, files),
+		{ namespace: "default", entrypoint: ".", env, target: HOST_TARGET },
+		{ signal: never, log: (line) => lines.push(line) },
+	);
+	const { message } = await failureOf(work);
+	t.ok(asked.includes(`2.0 ${password}`), "the canary: the proxy was asked with it, by HTTP/2");
+	for (const said of [...lines, message]) {
+		t.notMatch(said, CANARY);
+		t.notOk(said.includes(password.slice(6)), said);
+	}
 });

@@ -1,8 +1,9 @@
 import { randomBytes } from "node:crypto";
 import { existsSync } from "node:fs";
 import { readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import t from "tap";
+import { cacheFolderOf } from "../../../src/builders/caches.ts";
 import { createGoBuilder } from "../../../src/builders/go/go.ts";
 import { HOST_TARGET, treeOf } from "../../conformance/builder.ts";
 import { MOD, main } from "../go-samples.ts";
@@ -16,7 +17,8 @@ t.test(
 	{ skip },
 	async (t) => {
 		const namespace = `test-${process.pid}-${randomBytes(4).toString("hex")}`;
-		t.teardown(() => rm(join(CACHE, namespace), { recursive: true, force: true }));
+		const cache = cacheFolderOf(CACHE, namespace, "go");
+		t.teardown(() => rm(dirname(cache), { recursive: true, force: true }));
 		const builder = createGoBuilder({
 			...{ cacheFolder: CACHE, workFolder: await folderFor(t), sandbox: await bubblewrap(t) },
 		});
@@ -28,7 +30,7 @@ t.test(
 			t.ok(made.size > 0);
 		}
 		const [seed = ""] = (await readdir(join(CACHE, "go"))).filter((name) => name.startsWith("seed-"));
-		const own = join(CACHE, namespace, "go", "build");
+		const own = join(cache, "build");
 		const objects = (await readdir(join(CACHE, "go", seed), { recursive: true })).filter((name) => name.endsWith("-d"));
 		t.ok(objects.length > 500);
 		const [object = ""] = objects;
@@ -39,7 +41,7 @@ t.test(
 		t.same(await readFile(join(CACHE, "go", seed, object)), before, "what is done to it stays in it");
 
 		const started = performance.now();
-		await rm(join(CACHE, namespace), { recursive: true });
+		await rm(dirname(cache), { recursive: true });
 		await using again = await build();
 		t.ok(again.size > 0);
 		t.comment(`first build of a namespace, from the seed: ${Math.round(performance.now() - started)} ms`);

@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import t, { type Test } from "tap";
 import type { Build } from "../../../src/builders/builder.ts";
+import { cacheFolderOf } from "../../../src/builders/caches.ts";
 import { createGoBuilder } from "../../../src/builders/go/go.ts";
 import type { Sandbox } from "../../../src/builders/sandbox/sandbox.ts";
 import { failureOf, HOST_TARGET, treeOf } from "../../conformance/builder.ts";
@@ -21,7 +22,7 @@ async function place(t: Test) {
 		data: join(base, "data"),
 		home: join(base, "home"),
 		neighbour: join(base, "data", "work", "neighbour-source"),
-		neighbourCache: join(base, "cache", "neighbour", "go", "build"),
+		neighbourCache: join(cacheFolderOf(join(base, "cache"), "neighbour", "go"), "build"),
 		work: join(base, "data", "work", "own"),
 		bin: join(base, "bin"),
 		cache: join(base, "cache"),
@@ -61,7 +62,7 @@ async function evil(
 	});
 	const lines: string[] = [];
 	// The namespace's cache is there, so that nothing is compiled for it.
-	await mkdir(join(at.folders.cache, namespace, "go", "build"), { recursive: true });
+	await mkdir(join(cacheFolderOf(at.folders.cache, namespace, "go"), "build"), { recursive: true });
 	const tree = await treeOf(t, { "go.mod": "module example.com/x\n\ngo 1.21\n", "evil.sh": script });
 	const options = { namespace, entrypoint: ".", env: {}, target: HOST_TARGET };
 	const work: Promise<Build> = builder.build(tree, options, { signal: never, log: (line) => lines.push(line) });
@@ -115,7 +116,7 @@ t.test("a build writes nothing but into its work folder and its own caches", { s
 		["/tmp/written"],
 	);
 	const found = (await readdir(at.base, { recursive: true })).filter((path) => /\b(new|own|mine)$/.test(path));
-	t.same(found.sort(), ["cache/mine", "cache/mine/go/build/mine", "data/work/own"]);
+	t.same(found.sort(), ["cache/namespaces/mine", "cache/namespaces/mine/go/build/mine", "data/work/own"]);
 	if (process.getuid?.() === 0)
 		t.match(await evil(t, open, settings.map(again).join("; "), at), /WROTE .*core_pattern/, "the canary: root may");
 	for (const file of Object.values(at.secrets)) t.equal(await readFile(file, "utf8"), CANARY);

@@ -151,3 +151,10 @@ t.test("a build leaves its source as it was", { skip }, async (t) => {
 	await using made = await work;
 	t.ok(made.size > 0, "go.mod without a go line is not completed, and no fault");
 });
+
+t.test("a file of empty lines does not keep the server busy", async (t) => {
+	const files = { "main.go": "\n".repeat(1024 ** 2), "cmd/main.go": "// A program.\n\tpackage main\n" };
+	const began = performance.now();
+	t.match(await told(t, open, files), /there is no go\.mod .*`package main`\) are in: cmd/);
+	t.ok(performance.now() - began < 30_000, "not for minutes");
+});

@@ -8,7 +8,7 @@ import { BEHAVES, MIB, running, Site, text } from "./site.ts";
 const without = await Dockerd.missing();
 if (without !== false) t.plan(0, without);
 else {
-	const site = await Site.open(t, ["--max-memory", "256", "--memory", "128", "--max-cpu", "1.5"]);
+	const site = await Site.open(t, ["--max-memory", "256", "--memory", "128", "--max-cpu", "1.5"], { alone: true });
 	const server = await site.server();
 	const { api } = server;
 	const cwd = await site.project(BEHAVES);

@@ -27,9 +27,9 @@ export class Site {
 		this.args = args;
 	}
 
-	/** `more`: of its servers. */
-	static async open(t: Test, more: readonly string[] = []): Promise<Site> {
-		const dockerd = await Dockerd.start();
+	/** `more`: of its servers. `alone`: no other engine starts meanwhile. */
+	static async open(t: Test, more: readonly string[] = [], options: { readonly alone?: boolean } = {}): Promise<Site> {
+		const dockerd = await Dockerd.start(options);
 		t.teardown(() => dockerd.stop());
 		const args = ["--profile", "docker", "--docker", dockerd.socket, "--stop-grace", "1", ...more];
 		return new Site(t, dockerd, await dataFolder(t, args), args);

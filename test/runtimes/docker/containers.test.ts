@@ -12,7 +12,7 @@ const MIB = 1024 * 1024;
 const skip = await Dockerd.missing();
 if (skip !== false) t.plan(0, skip);
 else {
-	const site = await openSite(t);
+	const site = await openSite(t, { alone: true });
 	const other: ServiceRef = { id: "s2", namespace: "other", name: "hello", version: "latest" };
 
 	t.test("what a container may not do", async (t) => {

@@ -31,10 +31,10 @@ export type Site = {
 	readonly loader: DockerRuntimeOptions["loader"];
 };
 
-export async function openSite(t: Test): Promise<Site> {
+export async function openSite(t: Test, options: { readonly alone?: boolean } = {}): Promise<Site> {
 	const folder = await mkdtemp(join(tmpdir(), "docker-site-"));
 	t.teardown(() => rm(folder, { recursive: true, force: true }));
-	const dockerd = await Dockerd.start();
+	const dockerd = await Dockerd.start(options);
 	t.teardown(() => dockerd.stop());
 	const file = join(folder, "program");
 	await promisify(execFile)("go", ["build", "-trimpath", "-ldflags=-s -w", "-o", file, "."], {
