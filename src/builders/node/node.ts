@@ -1,7 +1,8 @@
 import { constants } from "node:fs";
-import { cp, mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { cp, mkdir, mkdtemp, writeFile } from "node:fs/promises";
 import { basename, delimiter, dirname, join, relative, resolve } from "node:path";
 import { cancelled } from "../../errors.ts";
+import { removeTree } from "../../remove-tree.ts";
 import {
 	type Build,
 	BuildError,
@@ -83,7 +84,7 @@ class NodeBuilder implements Builder {
 
 		await mkdir(this.#options.workFolder, { recursive: true });
 		const work = await mkdtemp(join(resolve(this.#options.workFolder), "node-"));
-		const remove = () => rm(work, { recursive: true, force: true, maxRetries: 3 });
+		const remove = () => removeTree(work);
 		try {
 			const [tree, out, home, tmp] = ["tree", "out", "home", "tmp"].map((name) => join(work, name));
 			if (tree === undefined || out === undefined || home === undefined || tmp === undefined) throw new Error(work);
