@@ -105,6 +105,10 @@ func main() {
 /** Reached by no scenario here, and why. */
 const ELSEWHERE: Readonly<Record<string, string>> = {
 	"companion.adopt": "needs a companion that was killed before: test/runtimes/process-companion.test.ts kills it",
+	"docker.after_create": "needs an engine: test/runtimes/docker/containers.test.ts kills it there",
+	"docker.sweep": "the same",
+	"loading.before_rename": "profile docker's start: test/loading/opening.test.ts kills it at each file",
+	"loading.between_key_and_certificate": "the same: test/loading/authority.test.ts",
 	"output.before_truncate": "only where the file system cannot punch holes",
 };
 
