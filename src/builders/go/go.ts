@@ -1,9 +1,6 @@
-import { createHash } from "node:crypto";
-import { createReadStream } from "node:fs";
 import { lstat, mkdir, mkdtemp, open } from "node:fs/promises";
 import { join, resolve } from "node:path";
-import { pipeline } from "node:stream/promises";
-import { cancelled, messageOf } from "../../errors.ts";
+import { messageOf } from "../../errors.ts";
 import { removeTree } from "../../remove-tree.ts";
 import {
 	type Build,
@@ -14,6 +11,7 @@ import {
 	type Call,
 	type SourceTree,
 } from "../builder.ts";
+import { builtFile } from "../built-file.ts";
 import { OpenSandbox } from "../sandbox/open.ts";
 import type { Confined, Ended, Sandbox } from "../sandbox/sandbox.ts";
 import { filesIn, type GoCaches, goEnvironment, SAFE } from "./environment.ts";
@@ -42,7 +40,6 @@ export type GoBuilderOptions = {
 };
 
 const MAX_KEPT_LINES = 2000;
-const CHUNK = 256 * 1024;
 
 export function createGoBuilder(options: GoBuilderOptions): Builder {
 	return new GoBuilder(options);
@@ -95,7 +92,7 @@ class GoBuilder implements Builder {
 			const output = join(work, "program");
 			await this.#compile({ toolchain, options, places, work, output, vendored: module.vendored }, call);
 			await refuseLibrary(output, options.entrypoint, root);
-			return await hashed(output, remove, call);
+			return await builtFile(output, { builder: this.name, requires: "none", remove }, call);
 		} catch (error) {
 			await remove();
 			throw error;
@@ -246,36 +243,4 @@ async function refuseLibrary(output: string, entrypoint: string, root: string): 
 	);
 	if (!executable)
 		throw new BuildError("source_invalid", `the build of ${entrypoint} made a file that is not a program`);
-}
-
-async function hashed(path: string, remove: () => Promise<void>, call: Call): Promise<Build> {
-	const hash = createHash("sha256");
-	let size = 0;
-	try {
-		await pipeline(
-			createReadStream(path, { highWaterMark: CHUNK }),
-			async (chunks: AsyncIterable<Buffer>) => {
-				for await (const chunk of chunks) {
-					hash.update(chunk);
-					size += chunk.length;
-				}
-			},
-			{ signal: call.signal },
-		);
-	} catch (error) {
-		throw call.signal.aborted ? cancelled(call.signal) : error;
-	}
-	return {
-		body: createReadStreamLazily(path),
-		sha256: hash.digest("hex"),
-		size,
-		builder: "go",
-		requires: "none",
-		[Symbol.asyncDispose]: remove,
-	};
-}
-
-/** Opened when it is read: a build that is disposed of unread holds no descriptor. */
-async function* createReadStreamLazily(path: string): AsyncGenerator<Uint8Array> {
-	yield* createReadStream(path, { highWaterMark: CHUNK });
 }

@@ -1,12 +1,13 @@
 import type { ContainerInspectInfo } from "dockerode";
 import { isAppError } from "../../errors.ts";
 import type { Platform } from "../../platform/platform.ts";
+import { accepts } from "../companion/connect.ts";
 import type { Exit, InstancePlan, Running } from "../companion/engine.ts";
 import type { Follower, ServiceLog } from "../output/log.ts";
 import { statusOf } from "./daemon.ts";
 import { howItEnded, isLoaderCode } from "./exits.ts";
 import { ContainerOutput, lastErrorLine, type OutputHost } from "./output.ts";
-import { accepts, listenersWithin } from "./readiness.ts";
+import { listenersWithin } from "./readiness.ts";
 
 const KILLED = 137;
 /** The news that memory was short may come after that of the end. */

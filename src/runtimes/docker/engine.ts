@@ -3,6 +3,7 @@ import { join } from "node:path";
 import type { ContainerCreateOptions, ContainerInfo, ContainerInspectInfo } from "dockerode";
 import { AppError, isAppError } from "../../errors.ts";
 import { failpoint } from "../../failpoint.ts";
+import { accepts } from "../companion/connect.ts";
 import type { Engine, EngineHost, Gone, InstancePlan, Running } from "../companion/engine.ts";
 import type { InstanceRecord } from "../companion/state-file.ts";
 import type { Limits, ServiceRef } from "../runtime.ts";
@@ -11,7 +12,6 @@ import { Daemon, reasonOf, statusOf } from "./daemon.ts";
 import { Networks } from "./network.ts";
 import { ContainerOutput, STREAMS } from "./output.ts";
 import { asideName, containerName, containerOptions, DEFAULT_LIMITS, LABELS, PROGRAM_HOST } from "./plan.ts";
-import { accepts } from "./readiness.ts";
 
 /** What the engine refuses it may take a moment later: a network that was just removed, an address that is not free yet. */
 const START_ATTEMPTS = 4;

@@ -1,7 +1,5 @@
-import { connect } from "node:net";
 import type { Listener, Platform } from "../../platform/platform.ts";
-
-const CONNECT_MS = 5_000;
+import { accepts } from "../companion/connect.ts";
 
 /** The address at which one of these processes listens on the port, null where none does. */
 export async function listeningHost(
@@ -15,6 +13,7 @@ export async function listeningHost(
 	const [first] = hosts;
 	if (first === undefined) return null;
 	if (hosts.some((host) => host === "0.0.0.0" || host === "127.0.0.1")) return "127.0.0.1";
+	// A socket on `::` takes IPv4 too, unless its program said otherwise.
 	if (hosts.includes("::")) return (await accepts("127.0.0.1", port)) ? "127.0.0.1" : "::1";
 	return first;
 }
@@ -22,18 +21,4 @@ export async function listeningHost(
 /** All that these processes listen on. */
 export async function listenersOf(platform: Platform, pids: readonly number[]): Promise<readonly Listener[]> {
 	return platform.owned(await platform.listeners(), pids);
-}
-
-/** A socket on `::` takes IPv4 too, unless its program said otherwise. */
-function accepts(host: string, port: number): Promise<boolean> {
-	return new Promise((resolve) => {
-		const socket = connect({ host, port, timeout: CONNECT_MS });
-		const end = (accepted: boolean) => {
-			socket.destroy();
-			resolve(accepted);
-		};
-		socket.once("connect", () => end(true));
-		socket.once("error", () => end(false));
-		socket.once("timeout", () => end(false));
-	});
 }

@@ -21,9 +21,9 @@ async function place(t: Test) {
 	const folders = {
 		data: join(base, "data"),
 		home: join(base, "home"),
-		neighbour: join(base, "data", "work", "neighbour-source"),
+		neighbour: join(base, "data", "builds", "neighbour-source"),
 		neighbourCache: join(cacheFolderOf(join(base, "cache"), "neighbour", "go"), "build"),
-		work: join(base, "data", "work", "own"),
+		work: join(base, "data", "builds", "own"),
 		bin: join(base, "bin"),
 		cache: join(base, "cache"),
 	};
@@ -116,7 +116,7 @@ t.test("a build writes nothing but into its work folder and its own caches", { s
 		["/tmp/written"],
 	);
 	const found = (await readdir(at.base, { recursive: true })).filter((path) => /\b(new|own|mine)$/.test(path));
-	t.same(found.sort(), ["cache/namespaces/mine", "cache/namespaces/mine/go/build/mine", "data/work/own"]);
+	t.same(found.sort(), ["cache/namespaces/mine", "cache/namespaces/mine/go/build/mine", "data/builds/own"]);
 	if (process.getuid?.() === 0)
 		t.match(await evil(t, open, settings.map(again).join("; "), at), /WROTE .*core_pattern/, "the canary: root may");
 	for (const file of Object.values(at.secrets)) t.equal(await readFile(file, "utf8"), CANARY);
