@@ -6,11 +6,12 @@ import { fileURLToPath } from "node:url";
 import { cancelled, systemCode } from "../../errors.ts";
 import { BuildError, type Call } from "../builder.ts";
 import { runCommand } from "../command.ts";
-import { Cgroups, type Group } from "./cgroups.ts";
+import { Cgroups } from "./cgroups.ts";
 import { DiskWatch } from "./disk-watch.ts";
-import { DEFAULT_LIMITS, EXCEEDED, inMiB, type Limited, type Limits, ulimits } from "./limits.ts";
-import { AllowProxy, authorityOf } from "./proxy.ts";
+import { DEFAULT_LIMITS, type Limits, ulimits } from "./limits.ts";
+import { authorityOf } from "./proxy.ts";
 import { emptyRoot, mountsOf } from "./root.ts";
+import { Run } from "./run.ts";
 import type { Confined, Ended, Sandbox } from "./sandbox.ts";
 import { bare, isLoopback } from "./upstream.ts";
 
@@ -26,8 +27,6 @@ export type BubblewrapOptions = {
 	readonly groups?: boolean;
 };
 
-/** How often limits are looked at that the kernel does not hold by itself. */
-const WATCH_MS = 250;
 /** How long the processes of a killed sandbox may take to be gone; one can hang in the kernel. */
 const GONE_LIMIT_MS = 10_000;
 /** A unix socket's path may have 107 bytes. */
@@ -128,19 +127,7 @@ export class Bubblewrap implements Sandbox {
 		if (group !== undefined) run.after(() => group.remove());
 		run.after(() => gone(join(folder, "info")));
 		const socket = join(folder, "proxy");
-		if (command.hosts.length > 0) {
-			const proxy = await AllowProxy.open({
-				socket,
-				hosts: command.hosts,
-				maxBytes: limits.network,
-				env: this.#options.env ?? process.env,
-				onRefused: once((authority) =>
-					command.log(`[${authority} was not reached: a build may reach ${listOf(command.hosts)} alone]`),
-				),
-				onTooMuch: () => run.end(EXCEEDED.network(limits)),
-			});
-			run.after(() => proxy[Symbol.asyncDispose]());
-		}
+		if (command.hosts.length > 0) await run.proxy(socket, command, limits, this.#options.env ?? process.env);
 		await writeFile(join(folder, "args"), await this.#arguments(command, socket), { mode: 0o600 });
 		run.watch(await DiskWatch.start(command.writes, limits), group, limits);
 
@@ -164,14 +151,7 @@ export class Bubblewrap implements Sandbox {
 		} catch (error) {
 			if (call.signal.aborted || !run.signal.aborted) throw error;
 		}
-		if (run.noRoom)
-			throw new BuildError(
-				"unavailable",
-				`the machine that builds has less than ${inMiB(limits.reserve)} of disk left; try again when there is room`,
-			);
-		const exceeded = exitCode === 0 ? undefined : await group?.exceeded();
-		const ended = run.ended ?? (exceeded === undefined ? undefined : EXCEEDED[exceeded](limits));
-		return ended === undefined ? { exitCode } : { exitCode, ended };
+		return run.verdict(exitCode, limits, group);
 	}
 
 	async #arguments(command: Confined, socket: string): Promise<string> {
@@ -206,61 +186,6 @@ async function inherited(): Promise<number[]> {
 	return found;
 }
 
-/** What belongs to one command: what ends it, and what is cleaned up after it, last first. */
-class Run implements AsyncDisposable {
-	readonly #stop = new AbortController();
-	readonly #after: (() => Promise<void>)[] = [];
-	ended: string | undefined;
-	noRoom = false;
-
-	get signal(): AbortSignal {
-		return this.#stop.signal;
-	}
-
-	after(action: () => Promise<void>): void {
-		this.#after.push(action);
-	}
-
-	end(words: string): void {
-		this.ended ??= words;
-		this.#stop.abort();
-	}
-
-	watch(disk: DiskWatch, group: Group | undefined, limits: Limits): void {
-		const closing = new AbortController();
-		const look = async () => {
-			const exceeded: Limited | undefined = await group?.exceeded();
-			if (exceeded !== undefined) this.end(EXCEEDED[exceeded](limits));
-			const verdict = await disk.look();
-			if (verdict === "too_much") this.end(EXCEEDED.disk(limits));
-			if (verdict === "no_room") {
-				this.noRoom = true;
-				this.#stop.abort();
-			}
-		};
-		const watching = (async () => {
-			while (!closing.signal.aborted && !this.signal.aborted) {
-				await delay(WATCH_MS, undefined, { signal: closing.signal }).catch(() => undefined);
-				if (!closing.signal.aborted) await look();
-			}
-		})();
-		// Without its watch a command is not limited: it ends, with the reason.
-		watching.catch((error: unknown) => this.#stop.abort(error));
-		this.after(async () => {
-			closing.abort();
-			await watching;
-		});
-	}
-
-	/** All of it, whatever fails; rejects with the first failure. */
-	async [Symbol.asyncDispose](): Promise<void> {
-		const failures: unknown[] = [];
-		for (const action of this.#after.splice(0).reverse())
-			await action().catch((error: unknown) => void failures.push(error));
-		if (failures.length > 0) throw failures[0];
-	}
-}
-
 /** Runs the rest with limits of its own. */
 function limited(limits: Limits, grouped: boolean): string[] {
 	return ["/bin/sh", "-c", `${ulimits(limits, grouped)}\nexec "$@"`, "sh"];
@@ -271,20 +196,6 @@ function relayed(command: Confined): string[] {
 	const straight = command.hosts.filter((host) => isLoopback(bare(host.hostname))).map(authorityOf);
 	const plan = { socket: join(INSIDE, "proxy"), port: RELAY_PORT, straight };
 	return [process.execPath, "--no-warnings", join(INSIDE, RELAY), JSON.stringify(plan)];
-}
-
-function listOf(hosts: readonly URL[]): string {
-	return hosts.map(authorityOf).join(", ");
-}
-
-/** Each value once, and not too many. */
-function once(action: (value: string) => void): (value: string) => void {
-	const seen = new Set<string>();
-	return (value) => {
-		if (seen.has(value) || seen.size >= 20) return;
-		seen.add(value);
-		action(value);
-	};
 }
 
 /**
