@@ -6,6 +6,7 @@ import { cpSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync } from 
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
+import { compilation, isLoaderSource } from "../src/runtimes/docker/loader-binary.ts";
 
 /** commander could start executables as its subcommands; we have none, and loading what starts processes costs 3 ms. */
 function withoutChildProcesses(builder) {
@@ -15,23 +16,13 @@ function withoutChildProcesses(builder) {
 	builder.onLoad({ filter: /^none$/, namespace: "none" }, () => ({ contents: "export default {};" }));
 }
 
-/** The same sources and the same Go make the same bytes, wherever this runs. */
-function makeLoader(sources, goal) {
+async function makeLoader(sources, goal) {
 	mkdirSync(goal, { recursive: true });
 	for (const name of readdirSync(sources))
-		if (name === "go.mod" || (name.endsWith(".go") && !name.endsWith("_test.go")))
-			cpSync(path.join(sources, name), path.join(goal, name));
+		if (isLoaderSource(name)) cpSync(path.join(sources, name), path.join(goal, name));
 	for (const arch of ["amd64", "arm64"]) {
-		const settings = {
-			CGO_ENABLED: "0",
-			GOOS: "linux",
-			GOARCH: arch,
-			GOWORK: "off",
-			GOTOOLCHAIN: "local",
-			GOFLAGS: "",
-		};
-		const args = ["build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o"];
-		const go = spawnSync(process.env.RUNTIME_GO ?? "go", [...args, path.join(goal, `linux-${arch}`), "."], {
+		const { args, settings } = await compilation(sources, arch, path.join(goal, `linux-${arch}`));
+		const go = spawnSync(process.env.RUNTIME_GO ?? "go", args, {
 			cwd: sources,
 			env: { ...process.env, ...settings },
 			stdio: ["ignore", 2, 2],
@@ -71,7 +62,7 @@ try {
 		plugins: [{ name: "no-subcommands", setup: withoutChildProcesses }],
 		logLevel: "warning",
 	});
-	makeLoader(path.join(root, "images", "loader"), path.join(made, "images", "loader"));
+	await makeLoader(path.join(root, "images", "loader"), path.join(made, "images", "loader"));
 	rmSync(dist, { recursive: true, force: true });
 	renameSync(made, dist);
 } finally {

@@ -22,6 +22,7 @@ export const ERROR_CODES = [
 	"exhausted",
 	"cancelled",
 	"internal",
+	"damaged",
 	"unavailable",
 	"deadline",
 	"no_space",

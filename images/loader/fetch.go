@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -25,6 +26,8 @@ const (
 	// So many answers that end at the same byte are no accident.
 	mostCuts   = 6
 	bufferSize = 128 << 10
+	// No problem has more words.
+	problemLimit = 64 << 10
 )
 
 // A fetcher gets one build over HTTPS, however often the connection breaks.
@@ -43,6 +46,8 @@ type fetcher struct {
 	noted bool
 	// When that is said of a server that is slow.
 	slowAt time.Time
+	// Whether anybody was there: what to look at where nobody ever was is another thing.
+	reached bool
 	// How many answers the scratch was put together from.
 	pieces int
 	buffer []byte
@@ -140,6 +145,10 @@ func (f *fetcher) fetch(into *scratch) *refusal {
 		if total := longest - now.Sub(began); total < left {
 			left = total
 		}
+		if left <= 0 && !f.reached {
+			return refuse(serverAway, "the server could not be reached from this container at https://%s within %s: %s; see that it runs, that no firewall on its machine keeps containers out, and that RUNTIME_LOADER_URL in its settings, where given, is a URL that containers reach",
+				f.config.host, now.Sub(began).Round(time.Second), failed.words)
+		}
 		if left <= 0 {
 			return refuse(serverAway, "the build could not be loaded within %s (%d of %d bytes): %s; see that the server runs and that containers reach it",
 				now.Sub(began).Round(time.Second), into.received, f.config.size, failed.words)
@@ -194,13 +203,19 @@ func (f *fetcher) attempt(into *scratch, until time.Time) error {
 	}
 	response, err := f.client.Do(request)
 	if err != nil {
-		return &trouble{words: reason(err, f.config.host)}
+		words, reached := reason(err, f.config.host)
+		f.reached = f.reached || reached
+		return &trouble{words: words}
 	}
 	defer response.Body.Close()
+	f.reached = true
+	// A connection without bytes is given up after a while.
+	watch := time.AfterFunc(f.stall, cancel)
+	defer watch.Stop()
 	if err := f.judge(response, into, ranged); err != nil {
 		return err
 	}
-	return f.receive(response, into, cancel)
+	return f.receive(response, into, watch)
 }
 
 // judge says whether the body is (the rest of) the build.
@@ -223,6 +238,8 @@ func (f *fetcher) judge(response *http.Response, into *scratch, ranged bool) err
 		return refuse(credentialRefused, "the server refused the credential (%d): it is for one revision only and ends with it; update or restart the service", code)
 	case code == http.StatusNotFound || code == http.StatusGone:
 		return refuse(buildNotFound, "the server does not have the build (%d); update the service to build it again", code)
+	case code == http.StatusInternalServerError && problemCode(response) == "damaged":
+		return refuse(buildDamaged, "the build that the server stored is damaged; update the service to build it again, or roll it back")
 	case code == http.StatusRequestTimeout || code == http.StatusTooEarly || code == http.StatusTooManyRequests || code >= 500:
 		return &trouble{words: fmt.Sprintf("the server answered %d", code), retryAfter: f.wish(response.Header.Get("Retry-After"))}
 	case code >= 300 && code < 400:
@@ -231,10 +248,8 @@ func (f *fetcher) judge(response *http.Response, into *scratch, ranged bool) err
 	return refuse(badConfiguration, "the server refused the request (%d); see that the loader's URL is a build's", code)
 }
 
-// receive reads the body to its end; a connection without bytes is given up after a while.
-func (f *fetcher) receive(response *http.Response, into *scratch, giveUp func()) error {
-	watch := time.AfterFunc(f.stall, giveUp)
-	defer watch.Stop()
+// receive reads the body to its end.
+func (f *fetcher) receive(response *http.Response, into *scratch, watch *time.Timer) error {
 	for {
 		count, err := response.Body.Read(f.buffer)
 		watch.Reset(f.stall)
@@ -264,6 +279,16 @@ func (f *fetcher) receive(response *http.Response, into *scratch, giveUp func())
 	}
 }
 
+// problemCode is what the answer says that is wrong (RFC 9457, member "code"); empty where it does not say it.
+func problemCode(response *http.Response) string {
+	var problem struct{ Code string }
+	if !strings.HasPrefix(response.Header.Get("Content-Type"), "application/problem+json") ||
+		json.NewDecoder(io.LimitReader(response.Body, problemLimit)).Decode(&problem) != nil {
+		return ""
+	}
+	return problem.Code
+}
+
 // wish reads a Retry-After: seconds or a date.
 func (f *fetcher) wish(header string) time.Duration {
 	if seconds, err := strconv.Atoi(strings.TrimSpace(header)); err == nil && seconds > 0 {
@@ -286,19 +311,20 @@ func strong(etag string) string {
 	return ""
 }
 
-// reason says in words why there was no answer; what the libraries say names our own request over and over.
-func reason(err error, host string) string {
+// reason says in words why there was no answer, and whether somebody was there; what the libraries say names our own request
+// over and over.
+func reason(err error, host string) (string, bool) {
 	var certificate *tls.CertificateVerificationError
 	var timeout net.Error
 	switch {
 	case errors.As(err, &certificate):
-		return fmt.Sprintf("the certificate of %s is not trusted (%v)", host, certificate.Err)
+		return fmt.Sprintf("the certificate of %s is not trusted (%v)", host, certificate.Err), true
 	case errors.As(err, &timeout) && timeout.Timeout():
-		return fmt.Sprintf("%s does not answer", host)
+		return fmt.Sprintf("%s does not answer", host), false
 	}
 	var operation *net.OpError
 	if errors.As(err, &operation) {
-		return fmt.Sprintf("%s cannot be reached (%v)", host, operation.Err)
+		return fmt.Sprintf("%s cannot be reached (%v)", host, operation.Err), false
 	}
-	return fmt.Sprintf("%s cannot be asked (%v)", host, errors.Unwrap(err))
+	return fmt.Sprintf("%s cannot be asked (%v)", host, errors.Unwrap(err)), true
 }

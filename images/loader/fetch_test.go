@@ -3,15 +3,19 @@ package main
 import (
 	"bytes"
 	"crypto/sha256"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"math/rand"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -299,3 +303,73 @@ func TestAFullScratch(t *testing.T) {
 		t.Error(refused)
 	}
 }
+
+func TestRefusesADamagedBuildAtOnce(t *testing.T) {
+	problem := func(kind, body string) func(int, http.ResponseWriter, *http.Request) {
+		return func(_ int, w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", kind)
+			w.WriteHeader(500)
+			w.Write([]byte(body))
+		}
+	}
+	const kind = "application/problem+json; charset=utf-8"
+	r := run(t, time.Minute, problem(kind, `{"status":500,"code":"damaged"}`))
+	r.must(t, buildDamaged, "the server stored is damaged; update the service")
+	if len(r.requests) != 1 {
+		t.Errorf("%d requests", len(r.requests))
+	}
+	for body, kind := range map[string]string{
+		`{"status":500,"code":"internal"}`: kind, `{"code":"damaged"}`: "text/html", `{"code":`: kind,
+		`{"x":"` + strings.Repeat("x", problemLimit) + `","code":"damaged"}`: kind,
+	} {
+		r := run(t, 5*time.Second, problem(kind, body))
+		r.must(t, serverAway, "the server answered 500")
+		if len(r.requests) < 3 {
+			t.Errorf("%.40s: %d requests", body, len(r.requests))
+		}
+	}
+}
+
+func TestAProblemThatStallsIsGivenUp(t *testing.T) {
+	held := make(chan struct{})
+	r := run(t, 3*time.Second, func(n int, w http.ResponseWriter, r *http.Request) {
+		if n == 1 {
+			w.Header().Set("Content-Type", "application/problem+json")
+			w.WriteHeader(500)
+			w.(http.Flusher).Flush()
+			<-held
+			return
+		}
+		close(held)
+		whole(w, r)
+	})
+	if r.refusal != nil || len(r.requests) != 2 {
+		t.Fatal(r.refusal, len(r.requests))
+	}
+}
+
+func TestSaysThatNobodyWasThere(t *testing.T) {
+	unreachable := net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
+	for _, c := range []struct {
+		err     error
+		reached bool
+	}{{&unreachable, false}, {os.ErrDeadlineExceeded, false}, {&tls.CertificateVerificationError{Err: io.EOF}, true}} {
+		f := newFetcher(config{url: "https://192.0.2.1:7/builds/a/b?revision=1", host: "192.0.2.1:7", size: 1, timeout: 3 * time.Second}, io.Discard)
+		clock := &fakeClock{now: time.Now()}
+		f.now, f.sleep = func() time.Time { return clock.now }, clock.sleep
+		f.client.Transport = failing{c.err}
+		file, _ := openScratch(t.TempDir())
+		refused := f.fetch(file)
+		says := strings.Contains(refused.words, "could not be reached from this container at https://192.0.2.1:7 within 3s")
+		if refused.code != serverAway || says == c.reached || f.reached != c.reached {
+			t.Error(refused)
+		}
+		if !c.reached && (!strings.Contains(refused.words, "firewall") || !strings.Contains(refused.words, "RUNTIME_LOADER_URL")) {
+			t.Error(refused)
+		}
+	}
+}
+
+type failing struct{ err error }
+
+func (f failing) RoundTrip(*http.Request) (*http.Response, error) { return nil, f.err }

@@ -15,6 +15,7 @@ const (
 	serverAway        = 95
 	notExecutable     = 96
 	scratchFull       = 97
+	buildDamaged      = 98
 )
 
 // A refusal is why there is no program: an exit code, and in one line what happened and what to do.

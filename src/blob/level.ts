@@ -146,7 +146,7 @@ export class LevelBlobStore implements BlobStore {
 
 	/**
 	 * Reads every blob again, slowly (`scrubRate`), and says whether its bytes still have the hash of its entry. One that has
-	 * not is quarantined: `get` rejects with `internal` from then on, until it is deleted. The caller decides when.
+	 * not is quarantined: `get` rejects with `damaged` from then on, until it is deleted. The caller decides when.
 	 */
 	async *scrub(call: Call): AsyncGenerator<{ readonly key: string; readonly ok: boolean }, void, undefined> {
 		const scrub = new Scrub(this.#objects, this.#turns, this.#scrubRate);
@@ -234,7 +234,7 @@ function exists(key: string): AppError {
 }
 
 function damaged(key: string): AppError {
-	return new AppError("internal", `blob ${key} is damaged: its bytes are not those that were stored`, {
+	return new AppError("damaged", `blob ${key} is damaged: its bytes are not those that were stored`, {
 		hint: "store it again",
 	});
 }

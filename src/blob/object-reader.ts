@@ -117,7 +117,7 @@ export class ObjectReader implements AsyncIterableIterator<Uint8Array, undefined
 		for (let filled = 0; filled < length; ) {
 			const { bytesRead } = await this.#read(buffer, filled, length - filled, position + filled);
 			if (bytesRead === 0)
-				throw new AppError("internal", "a blob's file is shorter than its index entry says: it is damaged");
+				throw new AppError("damaged", "a blob's file is shorter than its index entry says: it is damaged");
 			filled += bytesRead;
 		}
 		return buffer.subarray(0, length);

@@ -68,7 +68,7 @@ export class Scrub {
 			return hash.digest("hex");
 		} catch (error) {
 			if (signal.aborted) throw cancelled(signal);
-			if (isAppError(error, "internal")) return undefined;
+			if (isAppError(error, "damaged") || isAppError(error, "internal")) return undefined;
 			throw error;
 		} finally {
 			await reader.close();

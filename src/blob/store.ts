@@ -19,7 +19,15 @@ export type ByteRange = { readonly start: number; readonly end: number };
 /** What a blob store may reject with. */
 export type BlobErrorCode = Extract<
 	ErrorCode,
-	"not_found" | "conflict" | "range" | "invalid_argument" | "cancelled" | "no_space" | "unavailable" | "internal"
+	| "not_found"
+	| "conflict"
+	| "range"
+	| "invalid_argument"
+	| "cancelled"
+	| "no_space"
+	| "unavailable"
+	| "internal"
+	| "damaged"
 >;
 
 /**
@@ -42,7 +50,8 @@ export interface BlobStore extends AsyncDisposable {
 	/**
 	 * Streams a blob. Rejects with `not_found` or `range` before the first byte. A chunk is valid until the next one is
 	 * pulled, so that a store may reuse its buffers; stopping the iteration early releases everything.
-	 * A blob deleted while it is being read is either read to its end or throws; it is never silently cut short.
+	 * A blob deleted while it is being read is either read to its end or throws; it is never silently cut short. Where bytes
+	 * are known to be missing or changed it rejects with `damaged`, or the iteration does: another try ends the same way.
 	 */
 	get(key: string, call: Call & { readonly range?: ByteRange }): Promise<AsyncIterable<Uint8Array>>;
 

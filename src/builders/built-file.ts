@@ -4,7 +4,8 @@ import { type FileHandle, open } from "node:fs/promises";
 import { cancelled } from "../errors.ts";
 import { type Build, BuildError, type Call } from "./builder.ts";
 
-const CHUNK = 256 * 1024;
+/** Each read is a trip to another thread. */
+const CHUNK = 1024 * 1024;
 
 /** A finished file as a build. `remove` is its disposal. A link is refused: what wrote the file may have been anything. */
 export async function builtFile(

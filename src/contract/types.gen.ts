@@ -535,10 +535,12 @@ export interface components {
         Instances: number;
         /**
          * @description The most that each instance may use. What is not said is the server's default; more than the operator allows is refused.
+         *     That holds for each new run, whose limits may be of earlier: where the operator allows less since, what runs goes on, and
+         *     an update, rollback, start or restart with more is 400 and names the field, until a change says less or `null`.
          *     Programs that run as processes (profiles `local` and `dev`) have no limits, and none can be asked for.
          */
         Limits: {
-            /** @description MiB. One that needs more is killed and started again. */
+            /** @description MiB. One that needs more is killed and started again. In a container the build's size comes on top. */
             memory?: number;
             /** @description Cores. */
             cpu?: number;
@@ -762,7 +764,7 @@ export interface components {
             title: string;
             status: number;
             /** @enum {string} */
-            code: "invalid_argument" | "unauthenticated" | "permission_denied" | "not_found" | "method_not_allowed" | "not_acceptable" | "conflict" | "gone" | "precondition_failed" | "too_large" | "unsupported_media" | "range" | "build_failed" | "key_reused" | "exhausted" | "internal" | "unavailable" | "deadline" | "no_space";
+            code: "invalid_argument" | "unauthenticated" | "permission_denied" | "not_found" | "method_not_allowed" | "not_acceptable" | "conflict" | "gone" | "precondition_failed" | "too_large" | "unsupported_media" | "range" | "build_failed" | "key_reused" | "exhausted" | "internal" | "damaged" | "unavailable" | "deadline" | "no_space";
             /** @description What is wrong, in one sentence. */
             detail: string;
             /** @description What to do next. */
@@ -911,6 +913,15 @@ export interface components {
         };
         /** @description `internal`: our fault; the server's log has it under `requestId`. */
         Internal: {
+            headers: {
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
+        /** @description `damaged`: the stored build has lost its bytes, and trying again does not help: update the service, or roll it back. Or `internal`. */
+        Damaged: {
             headers: {
                 [name: string]: unknown;
             };
@@ -1780,7 +1791,7 @@ export interface operations {
             410: components["responses"]["Gone"];
             416: components["responses"]["Range"];
             429: components["responses"]["Exhausted"];
-            500: components["responses"]["Internal"];
+            500: components["responses"]["Damaged"];
             503: components["responses"]["Unavailable"];
         };
     };

@@ -27,6 +27,7 @@ const PROBLEMS: Readonly<Record<Exclude<ErrorCode, "cancelled">, Row>> = {
 	key_reused: { status: 422, title: "Idempotency key reused" },
 	exhausted: { status: 429, title: "Too many requests" },
 	internal: { status: 500, title: "Internal error" },
+	damaged: { status: 500, title: "Damaged" },
 	unavailable: { status: 503, title: "Unavailable" },
 	deadline: { status: 504, title: "Deadline exceeded" },
 	no_space: { status: 507, title: "No space left" },
@@ -35,6 +36,10 @@ const PROBLEMS: Readonly<Record<Exclude<ErrorCode, "cancelled">, Row>> = {
 /** What a 5xx says; the cause is in the server's log alone. */
 const SERVER_SIDE: Partial<Record<ErrorCode, { readonly detail: string; readonly hint: string }>> = {
 	internal: { detail: "something went wrong in the server", hint: "The server's log has it under this requestId." },
+	damaged: {
+		detail: "what the server has stored is damaged: its bytes are not those that were stored",
+		hint: "Update the service so that it is built again, or roll back to another revision.",
+	},
 	unavailable: { detail: "the server cannot do this right now", hint: "Try again in a moment." },
 	deadline: { detail: "it took longer than the server allows", hint: "Try again." },
 	no_space: { detail: "the server's disk is full", hint: "Remove services or free space, then try again." },

@@ -48,6 +48,19 @@ export function serviceView(service: ServiceRecord): Schemas["Service"] {
 	};
 }
 
+/** Services as JSON, kept as long as their records: the same record, which nobody changes, is listed again and again. */
+export class ServiceTexts {
+	readonly #texts = new WeakMap<ServiceRecord, string>();
+
+	of(service: ServiceRecord): string {
+		const known = this.#texts.get(service);
+		if (known !== undefined) return known;
+		const text = JSON.stringify(serviceView(service));
+		this.#texts.set(service, text);
+		return text;
+	}
+}
+
 export function revisionView(revision: RevisionRecord): Schemas["Revision"] {
 	const { createdAt, updatedAt, status } = revision;
 	return {

@@ -8,7 +8,7 @@ import { admitBuild, namespaceOf } from "./caller.ts";
 import { changeOptions, tagOf } from "./conditions.ts";
 import { defined } from "./defined.ts";
 import type { ServerFacts } from "./server.ts";
-import { revisionView, serviceView, statusOf } from "./service-view.ts";
+import { revisionView, ServiceTexts, serviceView, statusOf } from "./service-view.ts";
 
 type ServiceHandlers = Pick<
 	Handlers,
@@ -33,6 +33,7 @@ export function serviceHandlers(
 	queries: Queries,
 	buildsFor: ServerFacts["buildsFor"],
 ): ServiceHandlers {
+	const texts = new ServiceTexts();
 	return {
 		createService: async ({ request, body, signal }) => {
 			admitBuild(request, buildsFor);
@@ -43,7 +44,7 @@ export function serviceHandlers(
 			const headers = { ...headersOf(done), location };
 			return { status: done.settled === true ? 201 : 202, body: serviceView(done.service), headers };
 		},
-		listServices: async ({ request, query }) => {
+		listServices: async ({ request, query, reply }) => {
 			const namespace = namespaceOf(request);
 			const { name, version, status, limit = 100, cursor } = query;
 			const filter = defined({ name, version });
@@ -54,13 +55,10 @@ export function serviceHandlers(
 				limit,
 				after,
 			);
-			return {
-				status: 200,
-				body: {
-					services: page.services.map(serviceView),
-					...(page.next === null ? {} : { nextCursor: encodeCursor(page.next) }),
-				},
-			};
+			const next = page.next === null ? "" : `,"nextCursor":${JSON.stringify(encodeCursor(page.next))}`;
+			reply.type("application/json; charset=utf-8");
+			reply.send(`{"services":[${page.services.map((service) => texts.of(service)).join(",")}]${next}}`);
+			return undefined;
 		},
 		getService: async ({ request, params }) =>
 			answer(200, await queries.get({ namespace: namespaceOf(request), ...params })),

@@ -1,13 +1,17 @@
+import { execFile } from "node:child_process";
 import { chmod, mkdir, mkdtemp, readdir, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
+import { promisify } from "node:util";
 import t, { type Test } from "tap";
 import { BuildError, type SourceTree } from "../../src/builders/builder.ts";
 import type { Launcher } from "../../src/builders/launcher.ts";
 import { NodeLauncher } from "../../src/builders/launchers/node.ts";
 import { ProcfileLauncher } from "../../src/builders/launchers/procfile.ts";
 import { PythonLauncher } from "../../src/builders/launchers/python.ts";
-import { findTool, packageSettings, type Tools } from "../../src/builders/launchers/tools.ts";
+import { shell } from "../../src/builders/launchers/shell-command.ts";
+import type { Tools } from "../../src/builders/launchers/tools.ts";
+import { OpenSandbox } from "../../src/builders/sandbox/open.ts";
 import { Draft } from "../../src/manager/draft.ts";
 import { FolderMaker } from "../../src/manager/folder-maker.ts";
 import { newWish } from "../../src/manager/wish.ts";
@@ -29,10 +33,11 @@ async function open(t: Test, files: Record<string, string>, scripts: Record<stri
 		await writeFile(path.join(bin, name), `#!/bin/sh\n${script}\n`);
 		await chmod(path.join(bin, name), 0o755);
 	}
-	const tools: Tools = { path: `${bin}:/usr/bin:/bin`, workFolder, env: { npm_config_registry: "https://packages" } };
+	const serverEnv = { PATH: `${bin}:${process.env.PATH}`, HOME: place };
+	const tools: Tools = { sandbox: new OpenSandbox(), cacheFolder: path.join(place, "cache"), workFolder, serverEnv };
 	const lines: string[] = [];
 	const call = { signal: new AbortController().signal, log: (line: string) => lines.push(line) };
-	return { root, bin, workFolder, tools, lines, call };
+	return { root, tools, lines, call };
 }
 
 async function failure(work: Promise<unknown>): Promise<BuildError> {
@@ -68,120 +73,78 @@ t.test("Procfile: web, or the only one there is; arguments follow", async (t) =>
 	}
 });
 
-t.test(
-	"package.json: its start script; dependencies without their scripts, by the lock where there is one",
-	async (t) => {
-		const manifest = { scripts: { start: "node main.js" } };
-		const npm = 'echo "ran $* $npm_config_registry $SECRET"';
-		for (const [extra, more, expected] of [
-			[{}, {}, []],
-			[{ dependencies: {} }, {}, []],
-			[{ devDependencies: { a: "1" } }, {}, []],
-			[{ dependencies: { a: "1" } }, {}, ["install"]],
-			[{ dependencies: { a: "1" } }, { "package-lock.json": "{}" }, ["ci"]],
-		] as const) {
-			const files = { "package.json": JSON.stringify({ ...manifest, ...extra }), ...more };
-			const { root, tools, lines, call, workFolder } = await open(t, files, { npm });
-			const launcher = new NodeLauncher(tools);
-			t.equal(await launcher.detect(root, "."), true);
-			const launch = await launcher.prepare(root, { namespace: "default", entrypoint: ".", target }, call);
-			t.match(launch, {
-				folder: ".",
-				launcher: "node",
-				requires: "node",
-				command: ["/bin/sh", "-c", /node main\.js "\$@"$/],
-			});
-			const ran = lines.filter((line) => line.startsWith("ran "));
-			t.same(
-				ran,
-				expected.map((verb) => `ran ${verb} --omit=dev --ignore-scripts --no-audit --no-fund https://packages `),
-			);
-			t.same(await readdir(workFolder), [], "no home is left");
-		}
-		for (const [text, message] of [
-			["{", /package\.json is not JSON/],
-			["[]", /^package\.json has no scripts\.start/],
-			["null", /^package\.json has no scripts\.start/],
-			['{"scripts":{"start":" "}}', /^package\.json has no scripts\.start/],
-			['{"scripts":{"start":1}}', /^package\.json has no scripts\.start/],
-		] as const) {
-			const { root, tools, call } = await open(t, { "package.json": text });
-			const error = await failure(
-				new NodeLauncher(tools).prepare(root, { namespace: "default", entrypoint: ".", target }, call),
-			);
-			t.match(error, { code: "source_invalid", message }, text);
-			t.match(await new NodeLauncher(tools).detect(root, "."), { lacking: message }, "and leaves it to the others");
-		}
-	},
-);
-
-t.test(
-	"a tool that fails is build_failed with its last line; one that is not there says what to install",
-	async (t) => {
-		const files = { "package.json": JSON.stringify({ scripts: { start: "x" }, dependencies: { a: "1" } }) };
-		const bad = await open(t, files, { npm: "echo first; echo 'npm error 404'; echo; exit 7" });
-		const error = await failure(
-			new NodeLauncher(bad.tools).prepare(bad.root, { namespace: "default", entrypoint: ".", target }, bad.call),
-		);
-		t.match(error, { code: "build_failed", exitCode: 7, message: /npm install ended with 7: npm error 404/ });
-		t.ok(bad.lines.includes("first"), "all of its words are in the log");
-		t.same(await readdir(bad.workFolder), []);
-		const none = { ...bad.tools, path: bad.workFolder };
-		const missing = await failure(
-			new NodeLauncher(none).prepare(bad.root, { namespace: "default", entrypoint: ".", target }, bad.call),
-		);
-		t.match(missing, { code: "unavailable", message: /npm is not installed on the server: install/ });
-		t.equal(await findTool("npm", bad.tools, "x"), path.join(bad.bin, "npm"));
-	},
-);
-
-t.test("a cancelled call ends the tool before it rejects", async (t) => {
-	const files = { "package.json": JSON.stringify({ scripts: { start: "x" }, dependencies: { a: "1" } }) };
-	const { root, tools, workFolder } = await open(t, files, { npm: "echo begun; exec sleep 600" });
-	const abort = new AbortController();
-	const call = { signal: abort.signal, log: (line: string) => (line === "begun" ? abort.abort() : undefined) };
-	await t.rejects(new NodeLauncher(tools).prepare(root, { namespace: "default", entrypoint: ".", target }, call), {
-		code: "cancelled",
+t.test("package.json: its start script, or what it lacks", async (t) => {
+	const { root, tools, call } = await open(t, { "package.json": '{"scripts":{"start":"node main.js"}}' });
+	const launcher = new NodeLauncher(tools);
+	t.equal(await launcher.detect(root, "."), true);
+	const launch = await launcher.prepare(root, { namespace: "default", entrypoint: ".", target }, call);
+	t.match(launch, {
+		...{ folder: ".", launcher: "node", requires: "node" },
+		command: ["/bin/sh", "-c", /node main\.js "\$@"$/],
 	});
-	t.same(await readdir(workFolder), []);
+	for (const [text, message] of [
+		["{", /package\.json is not JSON/],
+		["[]", /^package\.json has no scripts\.start/],
+		["null", /^package\.json has no scripts\.start/],
+		['{"scripts":{"start":" "}}', /^package\.json has no scripts\.start/],
+		['{"scripts":{"start":1}}', /^package\.json has no scripts\.start/],
+	] as const) {
+		const { root, tools, call } = await open(t, { "package.json": text });
+		const error = await failure(
+			new NodeLauncher(tools).prepare(root, { namespace: "default", entrypoint: ".", target }, call),
+		);
+		t.match(error, { code: "source_invalid", message }, text);
+		t.match(await new NodeLauncher(tools).detect(root, "."), { lacking: message }, "and leaves it to the others");
+	}
+	const bad = await open(t, { "package.json": '{"scripts":{"start":"if x"}}' });
+	t.match(
+		await failure(
+			new NodeLauncher(bad.tools).prepare(bad.root, { namespace: "default", entrypoint: ".", target }, bad.call),
+		),
+		{ code: "source_invalid", message: /^scripts\.start of package\.json is no line of shell/ },
+	);
 });
 
-t.test("Python: main.py is compiled first; requirements go into an environment of its own", async (t) => {
-	const python3 = 'echo "ran $*"';
-	for (const [requirements, expected] of [
-		[null, []],
-		["# nothing\n\n", []],
-		[
-			"flask==3\n",
-			[
-				"-m venv ROOT/.runtime/venv",
-				"-m pip --python=ROOT/.runtime/venv/bin/python3 install --quiet -r requirements.txt",
-			],
-		],
+t.test("lines of shell: what follows goes to the last command, or else is the line's own", async (t) => {
+	const signal = new AbortController().signal;
+	const said = async (line: string, args: readonly string[]) => {
+		const [file = "", ...rest] = await shell(line, "the line", { signal });
+		return (await promisify(execFile)(file, [...rest, ...args])).stdout.trim().replaceAll("\n", "|");
+	};
+	const show = "printf '[%s]'";
+	for (const [line, without, withArgs] of [
+		[`${show} x`, "[x]", "[x][a b][$c]"],
+		[`FOO=1 ${show} x`, "[x]", "[x][a b][$c]"],
+		[`true && ${show} x`, "[x]", "[x][a b][$c]"],
+		[`false || ${show} x`, "[x]", "[x][a b][$c]"],
+		[`echo y | cat - && ${show} x`, "y|[x]", "y|[x][a b][$c]"],
+		[`if true; then ${show} x; fi`, "[x]", "[x]"],
+		[`if true; then ${show} x "$@"; fi`, "[x]", "[x][a b][$c]"],
+		[`for i in 1 2; do ${show} $i; done`, "[1][2]", "[1][2]"],
+		[`(${show} x)`, "[x]", "[x]"],
+		[`{ ${show} x; }`, "[x]", "[x]"],
+		[`case x in x) ${show} x;; esac`, "[x]", "[x]"],
+		[`${show} x # a comment`, "[x]", "[x][a b][$c]"],
+		[`${show} x # it's # one`, "[x]", "[x][a b][$c]"],
+		[`if true; then ${show} x; fi # a comment`, "[x]", "[x]"],
+		[`${show} '# none' "#" a#b $#`, "[# none][#][a#b][0]", "[# none][#][a#b][2][a b][$c]"],
+		[`${show} "$(echo "a # b")"`, "[a # b]", "[a # b][a b][$c]"],
+		[`${show} x;`, "[x]", "[x]"],
+		[`(${show} x) &`, "[x]", "[x]"],
+		[`${show} x >&2 2>/dev/null; ${show} y`, "[y]", "[y][a b][$c]"],
+		[`true\n${show} x`, "[x]", "[x][a b][$c]"],
 	] as const) {
-		const files = { "main.py": "", ...(requirements === null ? {} : { "requirements.txt": requirements }) };
-		const { root, bin, tools, lines, call } = await open(t, files, { python3 });
-		const launcher = new PythonLauncher(tools);
-		t.equal(await launcher.detect(root, "."), true);
-		const launch = await launcher.prepare(root, { namespace: "default", entrypoint: ".", target }, call);
-		const interpreter =
-			expected.length === 0 ? path.join(bin, "python3") : path.join(root, ".runtime/venv/bin/python3");
-		t.same(launch, {
-			...{ command: [interpreter, "-u", "main.py"], folder: "." },
-			...{ launcher: "python", requires: "python" },
-		});
-		const ran = lines.filter((line) => line.startsWith("ran ")).map((line) => line.slice(4).replaceAll(root, "ROOT"));
-		t.same(ran, ["-m py_compile main.py", ...expected]);
+		t.equal(await said(line, []), without, line);
+		t.equal(await said(line, ["a b", "$c"]), withArgs, `${line}, with arguments`);
 	}
-	const bad = await open(
-		t,
-		{ "main.py": "" },
-		{ python3: "echo '  File \"main.py\", line 1'; echo 'SyntaxError: x'; exit 1" },
-	);
-	const error = await failure(
-		new PythonLauncher(bad.tools).prepare(bad.root, { namespace: "default", entrypoint: ".", target }, bad.call),
-	);
-	t.match(error, { code: "build_failed", message: /SyntaxError/ });
+	for (const line of ["if true", "a &&", "echo 'x", ")", "a \0", `echo ${"x".repeat(70_000)}`])
+		await t.rejects(shell(line, "the line", { signal }), { code: "source_invalid", message: /^the line is / });
+	const folder = await mkdtemp(path.join(tmpdir(), "runtime-shell-"));
+	t.teardown(() => rm(folder, { recursive: true, force: true }));
+	await shell(`touch ${folder}/ran $(touch ${folder}/ran)`, "the line", { signal });
+	t.same(await readdir(folder), [], "nothing of it is run before its time");
+	const cancelled = shell("x", "the line", { signal: AbortSignal.abort() });
+	await t.rejects(cancelled, { code: "cancelled" });
 });
 
 t.test(
@@ -195,7 +158,7 @@ t.test(
 			[{}, /^there is nothing to run in app: app\/package\.json has no scripts\.start; add /],
 		] as const) {
 			const inner = Object.entries({ ...files, "package.json": plain }).map(([name, text]) => [`app/${name}`, text]);
-			const { root, tools, call } = await open(t, Object.fromEntries(inner), { python3: "exit 0" });
+			const { root, tools, call } = await open(t, Object.fromEntries(inner), {});
 			const go: Launcher = {
 				...{ name: "go", markers: ["go.mod"] },
 				detect: async () => "go.mod" in files,
@@ -242,18 +205,4 @@ t.test("files that are read whole have a limit, and the error names the file", a
 	const folders = await open(t, { "package.json/x": "", "Procfile/x": "", "main.py/x": "" });
 	for (const launcher of [new NodeLauncher(folders.tools), new ProcfileLauncher(), new PythonLauncher(folders.tools)])
 		t.equal(await launcher.detect(folders.root, "."), false, "a folder is no file");
-});
-
-t.test("of the server's environment the tools get what says where packages come from, and no more", async (t) => {
-	const env = {
-		...{ npm_config_registry: "a", PIP_INDEX_URL: "b", HTTPS_PROXY: "c", no_proxy: "d", NODE_EXTRA_CA_CERTS: "e" },
-		...{
-			SSL_CERT_FILE: "f",
-			RUNTIME_TOKEN: "secret",
-			NODE_OPTIONS: "--require x",
-			AWS_SECRET: "secret",
-			EMPTY: undefined,
-		},
-	};
-	t.same(Object.values(packageSettings(env)).sort(), ["a", "b", "c", "d", "e", "f"]);
 });

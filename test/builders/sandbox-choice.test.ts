@@ -7,10 +7,10 @@ import { BWRAP, skip } from "./hostile/sandboxes.ts";
 
 const call = { signal: new AbortController().signal };
 
-async function choose(t: Test, choice: SandboxChoice, path: string) {
+async function choose(t: Test, choice: SandboxChoice, path: string, how: { groups?: boolean; filter?: boolean } = {}) {
 	const workFolder = await mkdtemp(join(tmpdir(), "choice-"));
 	t.teardown(() => rm(workFolder, { recursive: true, force: true }));
-	const chosen = await chooseSandbox(choice, { workFolder, path }, call);
+	const chosen = await chooseSandbox(choice, { workFolder, path, ...how }, call);
 	t.teardown(() => chosen[Symbol.asyncDispose]());
 	return { chosen, workFolder };
 }
@@ -43,6 +43,18 @@ t.test("auto and bubblewrap, where it works", { skip }, async (t) => {
 			const { chosen } = await choose(t, choice, path);
 			t.match(chosen, { sandbox: { name: "bubblewrap" }, warning: undefined });
 		}
+});
+
+t.test("what is weaker is said, and nothing that is not so", { skip }, async (t) => {
+	const root = process.getuid?.() === 0;
+	const noteOf = async (how: { groups?: boolean; filter?: boolean }) =>
+		(await choose(t, "bubblewrap", dirname(BWRAP ?? ""), how)).chosen.note ?? "";
+	const groups = await noteOf({ groups: false, filter: true });
+	t.match(groups, /control groups.*for each process of a build alone/);
+	t.match(groups, root ? /is not limited, as the server runs as root/ : /counts for its user/);
+	t.notMatch(groups, /system calls/);
+	t.match(await noteOf({ filter: false }), /system calls are not filtered/);
+	t.match(await noteOf({ groups: false, filter: false }), /control groups.*; system calls/);
 });
 
 t.test("bubblewrap refuses to go on without it", async (t) => {

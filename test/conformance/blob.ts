@@ -2,7 +2,12 @@ import { createHash } from "node:crypto";
 import type { Test } from "tap";
 import type { BlobStore, ByteRange } from "../../src/blob/store.ts";
 
-export type BlobFixture = { readonly store: BlobStore; readonly close?: () => Promise<void> };
+export type BlobFixture = {
+	readonly store: BlobStore;
+	/** Cuts the only blob that is stored to its first `size` bytes, behind the store's back. */
+	readonly cut: (size: number) => Promise<void>;
+	readonly close?: () => Promise<void>;
+};
 export type BlobSuiteOptions = {
 	/** The most that resident memory may grow while 64 MiB are stored and read. Default 48 MiB. */
 	readonly maxGrowth?: number;
@@ -58,14 +63,15 @@ export function blobSuite(
 	factory: () => Promise<BlobFixture>,
 	options: BlobSuiteOptions = {},
 ): void {
-	function check(title: string, body: (t: Test, store: BlobStore) => Promise<void>): void {
+	function check(title: string, body: (t: Test, store: BlobStore, fixture: BlobFixture) => Promise<void>): void {
 		t.test(`${name}: ${title}`, async (t) => {
-			const { store, close } = await factory();
+			const fixture = await factory();
+			const { store, close } = fixture;
 			t.teardown(async () => {
 				await store[Symbol.asyncDispose]();
 				await close?.();
 			});
-			await body(t, store);
+			await body(t, store, fixture);
 		});
 	}
 
@@ -265,6 +271,37 @@ export function blobSuite(
 			failed = true;
 		}
 		t.ok(failed || Buffer.concat(parts).equals(bytes));
+	});
+
+	check(
+		"a blob that has lost bytes is damaged, before the first byte; its key can be used again",
+		async (t, store, { cut }) => {
+			for (const [key, size] of [
+				["cut", MIB - 1],
+				["emptied", 0],
+			] as const) {
+				const bytes = pattern(MIB);
+				await store.put(key, reusedChunks(bytes, 65_536), never());
+				await cut(size);
+				await t.rejects(store.get(key, never()), { code: "damaged" });
+				const part = { start: 0, end: 9 };
+				await t.rejects(store.get(key, { ...never(), range: part }), { code: "damaged" }, "a part that is there, too");
+				await t.rejects(store.put(key, text("x"), never()), { code: "conflict" });
+				await store.delete(key, never());
+				await store.put(key, reusedChunks(bytes, 65_536), never());
+				t.ok(bytes.equals(await collect(await store.get(key, never()))));
+				await store.delete(key, never());
+			}
+		},
+	);
+
+	check("a blob that loses bytes while it is read is damaged, and never looks complete", async (t, store, { cut }) => {
+		await store.put("shrinks", reusedChunks(pattern(4 * MIB), MIB), never());
+		const read = async () => {
+			let count = 0;
+			for await (const _chunk of await store.get("shrinks", never())) if (count++ === 0) await cut(2 * MIB + 1);
+		};
+		await t.rejects(read(), { code: "damaged" });
 	});
 
 	check("a reader can stop early or be cancelled", async (t, store) => {

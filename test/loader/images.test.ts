@@ -183,6 +183,8 @@ t.test("the loader is the package's, or compiled once, or missing in words", asy
 		path.join(sources, "linux-arm64"),
 	);
 	writeFileSync(path.join(sources, "main.go"), "package main\nfunc main() { no }\n");
+	await t.rejects(new LoaderBinary({ go: "go", cache, sources }).file("s390x"), { message: /not in this package/ });
+	writeFileSync(path.join(sources, "build.env"), "BUILD_FLAGS=-trimpath\n");
 	await t.rejects(new LoaderBinary({ go: "go", cache, sources }).file("s390x"), {
 		code: "unavailable",
 		message: /cannot be compiled/,

@@ -1,7 +1,9 @@
 import { createHash } from "node:crypto";
 import { once } from "node:events";
+import { connect as plain, type Socket } from "node:net";
 import { connect } from "node:tls";
 import t from "tap";
+import { AppError } from "../../src/errors.ts";
 import type { LoadingLimits } from "../../src/loading/listener.ts";
 import { named, until } from "../harness/core.ts";
 import { ask, Desk } from "./desk.ts";
@@ -191,6 +193,28 @@ t.test("what is being drained may load; what nobody sees yet too; bytes that are
 	t.equal(answer.code, "not_found");
 });
 
+t.test("a build that has lost bytes is said to be damaged; losing them on the way ends the connection", async (t) => {
+	const desk = await Desk.open(t);
+	const app = await desk.running("app", "one");
+	const build = await desk.core.queries.buildOf(app, 1);
+	desk.core.blobStore.cut(5);
+	for (const headers of [{}, { range: "bytes=0-1" }]) {
+		const answer = await desk.load(app, 1, { headers });
+		t.equal(answer.status, 500);
+		t.equal(answer.code, "damaged");
+		t.match(answer.detail, /is damaged/);
+	}
+	const lossy = async function* () {
+		yield Buffer.alloc(build.size - 1);
+		throw new AppError("damaged", "the file ended");
+	};
+	desk.loading.serve({
+		byId: (id) => desk.core.queries.byId(id),
+		buildOf: async () => ({ ...build, open: async () => lossy() }),
+	});
+	await t.rejects(desk.load(app, 1), { code: /SOCKET|LENGTH_MISMATCH/ }, "no complete answer");
+});
+
 t.test("there is nothing else: no API, no other methods", async (t) => {
 	const desk = await Desk.open(t);
 	const app = await desk.running("app", "one");
@@ -363,4 +387,79 @@ t.test("one address has a part of the connections", async (t) => {
 		() => "who goes away leaves room",
 	);
 	t.pass("there is room again");
+});
+
+t.test("nobody holds a connection: not without TLS, and not by a slow body", async (t) => {
+	const desk = await Desk.open(t, { limits: { headersMs: 200, perAddress: 1 } });
+	const app = await desk.running("app", "one");
+	const { hostname: host, port } = new URL(desk.loading.url);
+	const head = "GET /builds/app/latest?revision=1 HTTP/1.1\r\nhost: x\r\n";
+	const holders: Record<string, (at: { host: string; port: number }) => Socket | Promise<Socket>> = {
+		"who does not speak TLS": async (at) => {
+			const socket = plain(at);
+			await once(socket, "connect");
+			return socket;
+		},
+		"whose body drips": async (at) => {
+			const socket = connect({ ...at, ca: desk.loading.ca });
+			await once(socket, "secureConnect");
+			socket.write(`${head}content-length: 1000000\r\n\r\n`);
+			const drip = setInterval(() => socket.write("x"), 50);
+			socket.once("close", () => clearInterval(drip));
+			return socket;
+		},
+	};
+	for (const [who, hold] of Object.entries(holders)) {
+		const socket = await hold({ host, port: Number(port) });
+		socket.on("error", () => socket.destroy());
+		t.teardown(() => void socket.destroy());
+		await until(
+			() =>
+				desk.load(app, 1).then(
+					({ status }) => status === 200,
+					() => false,
+				),
+			() => `${who} is cut, and others are served`,
+		);
+		t.pass(who);
+		socket.destroy();
+	}
+});
+
+t.test("headers have a limit, and so have their number and the connections in all", async (t) => {
+	const desk = await Desk.open(t, { limits: { connections: 2 } });
+	const app = await desk.running("app", "one");
+	for (const headers of [
+		{ "x-large": "x".repeat(20_000) },
+		Object.fromEntries(Array.from({ length: 4_000 }, (_, index) => [`x-${index}`, "x"])),
+	])
+		t.equal((await desk.load(app, 1, { headers })).status, 431);
+	const { hostname, port } = new URL(desk.loading.url);
+	const silent = [0, 1].map(() => connect({ host: hostname, port: Number(port), ca: desk.loading.ca }));
+	t.teardown(() => {
+		for (const socket of silent) socket.destroy();
+	});
+	await Promise.all(silent.map((socket) => once(socket, "secureConnect")));
+	await t.rejects(desk.load(app, 1), "a third is closed at once");
+});
+
+t.test("many ranges, and many requests on one connection, cost no more than one download", async (t) => {
+	const { desk, app, state } = await endless(t, { perService: 2 });
+	const ranges = Array.from({ length: 50 }, (_, index) => `${index}-${index}`).join(",");
+	const { url, token, ca } = desk.loading.pass(app, 1);
+	const { hostname, port, pathname, search } = new URL(url);
+	const socket = connect({ host: hostname, port: Number(port), ca });
+	t.teardown(() => void socket.destroy());
+	socket.on("error", () => socket.destroy());
+	await once(socket, "secureConnect");
+	socket.pause();
+	const request = `GET ${pathname}${search} HTTP/1.1\r\nhost: x\r\nrange: bytes=${ranges}\r\nauthorization: Bearer ${token}\r\n\r\n`;
+	socket.write(request.repeat(20));
+	await until(
+		() => state.open === 2,
+		() => "two are open",
+	);
+	t.equal((await desk.load(app, 1)).status, 429);
+	t.equal(state.open, 2);
+	t.ok(state.chunks < 1000, `${state.chunks} chunks are read for who reads nothing`);
 });

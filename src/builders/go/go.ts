@@ -1,5 +1,5 @@
 import { lstat, mkdir, mkdtemp, open } from "node:fs/promises";
-import { join, resolve } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { messageOf } from "../../errors.ts";
 import { removeTree } from "../../remove-tree.ts";
 import {
@@ -58,7 +58,11 @@ class GoBuilder implements Builder {
 		this.#options = options;
 		this.#serverEnv = options.serverEnv ?? process.env;
 		this.#sandbox = options.sandbox ?? new OpenSandbox();
-		this.#seed = new GoSeed(join(resolve(options.cacheFolder), "go"), this.#sandbox);
+		this.#seed = new GoSeed(
+			join(resolve(options.cacheFolder), "go"),
+			this.#sandbox,
+			dirname(resolve(options.workFolder)),
+		);
 	}
 
 	async detect(source: SourceTree, entrypoint: string, call: Call): Promise<boolean> {

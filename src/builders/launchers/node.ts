@@ -1,16 +1,22 @@
 import { existsSync } from "node:fs";
+import { rename } from "node:fs/promises";
 import path from "node:path";
 import { BuildError, type BuildLog, type Call } from "../builder.ts";
 import type { Detected, Launch, Launcher, LaunchOptions } from "../launcher.ts";
+import { install } from "../node/install.ts";
+import { findNpm, type Npm } from "../node/npm.ts";
 import { shell } from "./shell-command.ts";
 import { readText } from "./text-file.ts";
-import { runTool, type Tools } from "./tools.ts";
+import { inPlace, type Tools } from "./tools.ts";
+
+const LOCK = "package-lock.json";
 
 /** A package.json with a start script. Dependencies are installed without their install scripts. */
 export class NodeLauncher implements Launcher {
 	readonly name = "node";
 	readonly markers = ["package.json"];
 	readonly #tools: Tools;
+	#npm: Npm | undefined;
 
 	constructor(tools: Tools) {
 		this.#tools = tools;
@@ -31,19 +37,39 @@ export class NodeLauncher implements Launcher {
 		const manifest = await manifestOf(root, options.entrypoint);
 		if (manifest === undefined) throw new BuildError("source_invalid", `${options.entrypoint} has no package.json`);
 		const { start, dependencies } = manifest;
-		if (Object.keys(dependencies ?? {}).length > 0) {
-			const locked = existsSync(path.join(folder, "package-lock.json"));
-			const args = [locked ? "ci" : "install", "--omit=dev", "--ignore-scripts", "--no-audit", "--no-fund"];
-			await runTool("npm", args, { cwd: folder, tools: this.#tools, install: "install Node.js with npm" }, call);
-		}
-		call.log(`start: ${start}`);
 		const bin = path.join(folder, "node_modules", ".bin");
-		return {
-			command: shell(`PATH='${bin.replaceAll("'", "'\\''")}':"$PATH"; export PATH; ${start}`),
-			folder: options.entrypoint,
-			launcher: this.name,
-			requires: "node",
-		};
+		const before = `PATH='${bin.replaceAll("'", "'\\''")}':"$PATH"; export PATH; `;
+		const command = await shell(start, `scripts.start of ${manifest.file}`, call, before);
+		if (Object.keys(dependencies ?? {}).length > 0) await this.#install(root, folder, options.namespace, call);
+		call.log(`start: ${start}`);
+		return { command, folder: options.entrypoint, launcher: this.name, requires: "node" };
+	}
+
+	async #install(root: string, folder: string, namespace: string, call: Call & { readonly log: BuildLog }) {
+		const tools = this.#tools;
+		const { sandbox } = tools;
+		this.#npm ??= await findNpm(tools.npmCommand ?? "npm", tools.serverEnv, call);
+		const npm = this.#npm;
+		const lock = existsSync(path.join(folder, LOCK)) ? { file: LOCK } : undefined;
+		await inPlace(tools, { namespace, kind: "npm" }, async ({ home, cache, env }) => {
+			const plan = { npm, lock, folder, tree: root, cache, env, writes: [home], scripts: false };
+			if (sandbox.name === "none") return install({ ...plan, repositories: true }, sandbox, call);
+			return without(path.join(folder, ".npmrc"), path.join(home, "npmrc"), call.log, () =>
+				install(plan, sandbox, call),
+			);
+		});
+	}
+}
+
+/** A project's settings could have npm print the operator's: `registry=https://…/${TOKEN}`. */
+async function without(file: string, aside: string, log: BuildLog, work: () => Promise<void>): Promise<void> {
+	if (!existsSync(file)) return work();
+	log(`${path.basename(file)} of the source is left out`);
+	await rename(file, aside);
+	try {
+		await work();
+	} finally {
+		await rename(aside, file);
 	}
 }
 
@@ -56,7 +82,7 @@ async function manifestOf(root: string, entrypoint: string) {
 	const start = member(member(manifest, "scripts"), "start");
 	if (typeof start !== "string" || start.trim() === "")
 		throw new BuildError("source_invalid", `${file} has no scripts.start; add "scripts": { "start": "node main.js" }`);
-	return { start, dependencies: member(manifest, "dependencies") };
+	return { file, start, dependencies: member(manifest, "dependencies") };
 }
 
 function parse(text: string, file: string): unknown {

@@ -23,6 +23,9 @@ export class ProcfileLauncher implements Launcher {
 		if (command === undefined)
 			throw new BuildError("source_invalid", "the Procfile has no process type web; add a line `web: COMMAND`");
 		call.log(`Procfile: ${command}`);
-		return { command: shell(command), folder: options.entrypoint, launcher: this.name, requires: "none" };
+		return {
+			command: await shell(command, "the command of the Procfile", call),
+			...{ folder: options.entrypoint, launcher: this.name, requires: "none" },
+		};
 	}
 }

@@ -1,69 +1,50 @@
-import { access, constants, mkdtemp, rm } from "node:fs/promises";
+import { mkdir, mkdtemp } from "node:fs/promises";
 import path from "node:path";
-import { BuildError, type BuildLog, type Call } from "../builder.ts";
-import { runCommand } from "../command.ts";
+import { removeTree } from "../../remove-tree.ts";
+import { cacheFolderOf } from "../caches.ts";
+import type { Sandbox } from "../sandbox/sandbox.ts";
 
+/** What launchers that run tools have of the server. */
 export type Tools = {
-	/** Where programs are looked for. */
-	readonly path: string;
-	/** Below it each run gets a HOME of its own. */
+	/** Where tools run that install packages. */
+	readonly sandbox: Sandbox;
+	/** Holds the downloads that a namespace's programs share. */
+	readonly cacheFolder: string;
+	/** Below it each use gets a HOME of its own. Made where it does not exist. */
 	readonly workFolder: string;
-	/** Passed to the tools: where packages come from. */
+	/** What tools are asked in and their settings are read from: the server's own environment. */
+	readonly serverEnv: Readonly<Record<string, string | undefined>>;
+	/** A name that is looked up on the PATH, or an absolute path; `npm` by default. */
+	readonly npmCommand?: string;
+};
+
+/** What a tool is given for one use. */
+export type Place = {
+	/** Holds temporary files too; removed afterwards. */
+	readonly home: string;
+	/** The namespace's own, for this kind of tool. */
+	readonly cache: string;
+	/** Without anything of the operator's but where programs are. */
 	readonly env: Readonly<Record<string, string>>;
 };
 
-/** The absolute path of a program, or BuildError `unavailable` that says what to install. */
-export async function findTool(name: string, tools: Tools, install: string): Promise<string> {
-	for (const folder of tools.path.split(path.delimiter)) {
-		const file = path.join(folder, name);
-		try {
-			await access(file, constants.X_OK);
-			return file;
-		} catch {
-			// Not in this folder; the next one may have it.
-		}
-	}
-	throw new BuildError("unavailable", `${name} is not installed on the server: ${install}`);
-}
+const SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin";
 
-/** Runs a tool in a folder; a bad end is BuildError `build_failed` with the last line it said. */
-export async function runTool(
-	name: string,
-	args: readonly string[],
-	options: { readonly cwd: string; readonly tools: Tools; readonly install: string },
-	call: Call & { readonly log: BuildLog },
-): Promise<void> {
-	const { tools } = options;
-	const file = await findTool(name, tools, options.install);
-	const home = await mkdtemp(path.join(tools.workFolder, "home-"));
-	let last = "";
+export async function inPlace<T>(
+	tools: Tools,
+	whose: { readonly namespace: string; readonly kind: string },
+	use: (place: Place) => Promise<T>,
+): Promise<T> {
+	const cache = cacheFolderOf(path.resolve(tools.cacheFolder), whose.namespace, whose.kind);
+	await mkdir(cache, { recursive: true });
+	await mkdir(tools.workFolder, { recursive: true });
+	const home = await mkdtemp(path.join(path.resolve(tools.workFolder), "home-"));
 	try {
-		call.log(`${name} ${args.join(" ")}`);
-		const { exitCode } = await runCommand(
-			{
-				...{ file, args, cwd: options.cwd },
-				env: { PATH: tools.path, HOME: home, LANG: "C.UTF-8", CI: "true", ...tools.env },
-				log: (line) => {
-					if (line.trim() !== "") last = line.trim();
-					call.log(line);
-				},
-			},
-			call,
-		);
-		if (exitCode !== 0)
-			throw new BuildError("build_failed", `${name} ${args[0] ?? ""} ended with ${exitCode}: ${last}`, { exitCode });
+		const tmp = path.join(home, "tmp");
+		await mkdir(tmp);
+		const PATH = [path.dirname(process.execPath), tools.serverEnv.PATH ?? SYSTEM_PATH].join(path.delimiter);
+		return await use({ home, cache, env: { PATH, HOME: home, TMPDIR: tmp, LANG: "C.UTF-8", CI: "true" } });
 	} finally {
-		await rm(home, { recursive: true, force: true });
+		await removeTree(home);
 	}
-}
-
-/** By name, and none that holds credentials of the operator's or points to a file that does. */
-const PASSED =
-	/^(npm_config_registry|npm_config_cafile|pip_index_url|pip_cert|ssl_cert_file|ssl_cert_dir|node_extra_ca_certs|https?_proxy|no_proxy)$/i;
-
-/** Of the server's environment, what says where packages come from. */
-export function packageSettings(env: Readonly<Record<string, string | undefined>>): Record<string, string> {
-	return Object.fromEntries(
-		Object.entries(env).flatMap(([name, value]) => (value !== undefined && PASSED.test(name) ? [[name, value]] : [])),
-	);
 }

@@ -1,29 +1,32 @@
 import { existsSync } from "node:fs";
 import { BuildError, type BuildLog, type Call } from "../builder.ts";
 import type { Sandbox } from "../sandbox/sandbox.ts";
-import type { Lock } from "./lockfile.ts";
 import type { Npm } from "./npm.ts";
 import { explainNpm } from "./npm-failure.ts";
 
 export type InstallPlan = {
 	readonly npm: Npm;
-	readonly lock: Lock;
-	/** Where the lockfile is in the copy that npm may write to. */
+	/** The lockfile, as people are told of it; without one npm chooses versions by package.json. */
+	readonly lock: { readonly file: string } | undefined;
+	/** Where package.json is in the tree. */
 	readonly folder: string;
-	/** All of the copy. */
+	/** All of the source; npm may write to it. */
 	readonly tree: string;
 	/** The namespace's own. */
 	readonly cache: string;
 	readonly env: Readonly<Record<string, string>>;
 	readonly writes: readonly string[];
 	readonly scripts: boolean;
+	/** Whether packages may come from repositories; a sandbox has no way to them. */
+	readonly repositories?: boolean;
 };
 
 const MAX_KEPT_LINES = 500;
 
 /**
- * `npm ci` without install scripts; only it sees registries and credentials. Install scripts are run after it, where they
- * were asked for, without network, cache and configuration. Rejects with BuildError.
+ * `npm ci`, or `npm install` where there is no lockfile, without install scripts; only it sees registries and credentials.
+ * Install scripts are run after it, where they were asked for, without network, cache and configuration. Rejects with
+ * BuildError.
  */
 export async function install(
 	plan: InstallPlan,
@@ -31,6 +34,7 @@ export async function install(
 	call: Call & { readonly log: BuildLog },
 ): Promise<void> {
 	const { npm, lock } = plan;
+	const file = lock?.file ?? "package.json";
 	if (plan.scripts && sandbox.name === "none")
 		throw new BuildError(
 			"unavailable",
@@ -68,15 +72,17 @@ export async function install(
 			call,
 		);
 		if (ended.ended !== undefined) throw new BuildError("build_failed", `npm was ended: ${ended.ended}`);
-		if (ended.exitCode !== 0) throw explainNpm(lines, lock.file, ended.exitCode);
+		if (ended.exitCode !== 0) throw explainNpm(lines, file, ended);
 	};
-	call.log(`npm ci --ignore-scripts --omit=dev (${lock.file})`);
+	const verb = lock === undefined ? ["install"] : ["ci", "--prefer-offline"];
+	call.log(`npm ${verb[0]} --ignore-scripts --omit=dev (${file})`);
 	const fetching = ["--fetch-retries=2", "--fetch-retry-mintimeout=500", "--fetch-retry-maxtimeout=5000"];
-	const git = npm.knows("allow-git") ? ["--allow-git=none"] : [];
+	const git = ["--git=/nonexistent", ...(npm.knows("allow-git") ? ["--allow-git=none"] : [])];
+	if (plan.repositories === true) git.splice(0);
 	await run(
 		[
-			...["ci", "--ignore-scripts", "--prefer-offline", "--replace-registry-host=npmjs", "--package-lock=true"],
-			...[`--cache=${plan.cache}`, "--git=/nonexistent", ...fetching, ...git, ...npm.flags],
+			...[...verb, "--ignore-scripts", "--replace-registry-host=npmjs", "--package-lock=true"],
+			...[`--cache=${plan.cache}`, ...fetching, ...git, ...npm.flags],
 		],
 		{ network: true, env: { ...npm.env, ...plan.env }, writes: [plan.cache, ...plan.writes] },
 	);

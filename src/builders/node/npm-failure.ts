@@ -1,4 +1,5 @@
 import { BuildError } from "../builder.ts";
+import type { Ended } from "../sandbox/sandbox.ts";
 import { invalid } from "./package.ts";
 
 const AWAY =
@@ -6,7 +7,8 @@ const AWAY =
 const AGAIN = "run `npm install` and upload the lockfile that it writes";
 
 /** The error for an npm that failed, by its code and in words. `lines` are what it wrote. */
-export function explainNpm(lines: readonly string[], lockfile: string, exitCode: number): BuildError {
+export function explainNpm(lines: readonly string[], lockfile: string, ended: Ended): BuildError {
+	const { exitCode, refused = [] } = ended;
 	const said = lines.flatMap((line) => /^npm (?:error|ERR!) ?(.*)$/.exec(line)?.[1] ?? []);
 	const code = said.map((line) => /^code (\S+)/.exec(line)?.[1]).find((found) => found !== undefined) ?? "";
 	const words = said.filter(
@@ -18,6 +20,12 @@ export function explainNpm(lines: readonly string[], lockfile: string, exitCode:
 			diagnostics: [{ file: lockfile, line: 0, column: 0, message }],
 			exitCode,
 		});
+	if (refused.length > 0)
+		return new BuildError(
+			"unavailable",
+			`npm was refused ${refused.join(", ")}, as packages come from the registries of npm's own configuration on the machine that builds alone (\`registry\`, \`@scope:registry\`): ${first}`,
+			{ exitCode, retryable: false },
+		);
 	if (AWAY.test(code))
 		return new BuildError("unavailable", `the packages could not be fetched (${code}): ${first}`, { exitCode });
 	switch (code) {

@@ -1,11 +1,13 @@
+import { existsSync } from "node:fs";
 import { mkdir, mkdtemp, readdir, readFile, realpath, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { extname, join } from "node:path";
+import { dirname, extname, join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { cancelled, systemCode } from "../../errors.ts";
 import { BuildError, type Call } from "../builder.ts";
 import { runCommand } from "../command.ts";
+import { Leftovers } from "../leftovers.ts";
 import { Cgroups } from "./cgroups.ts";
 import { DiskWatch } from "./disk-watch.ts";
 import { DEFAULT_LIMITS, type Limits, ulimits } from "./limits.ts";
@@ -13,6 +15,7 @@ import { authorityOf } from "./proxy.ts";
 import { emptyRoot, mountsOf } from "./root.ts";
 import { Run } from "./run.ts";
 import type { Confined, Ended, Sandbox } from "./sandbox.ts";
+import { systemCallFilter } from "./system-calls.ts";
 import { bare, isLoopback } from "./upstream.ts";
 
 export type BubblewrapOptions = {
@@ -25,12 +28,23 @@ export type BubblewrapOptions = {
 	readonly env?: Readonly<Record<string, string | undefined>>;
 	/** False: do without control groups, as where none can be made. */
 	readonly groups?: boolean;
+	/** False: do without a filter of system calls, as where the processor's are not known. */
+	readonly filter?: boolean;
+};
+
+type Parts = {
+	readonly cgroups: Cgroups | undefined;
+	readonly filter: Buffer | undefined;
+	readonly root: readonly string[];
+	readonly folder: string;
+	readonly withheld: readonly number[];
 };
 
 /** How long the processes of a killed sandbox may take to be gone; one can hang in the kernel. */
 const GONE_LIMIT_MS = 10_000;
-/** A unix socket's path may have 107 bytes. */
-const MAX_SOCKET_FOLDER = 80;
+/** A unix socket's path may have 107 bytes; 29 of them are added to this folder's. */
+const MAX_SOCKET_FOLDER = 78;
+const FILTERS_ARE_KNOWN = "/proc/sys/kernel/seccomp/actions_avail";
 const RELAY_PORT = 3128;
 /** The folder inside that holds the proxy's socket and the relay. */
 const INSIDE = "/run/sandbox";
@@ -47,6 +61,7 @@ folder=$1; shift
 while [ "$1" != -- ]; do echo 0 >"$1" || exit 125; shift; done
 shift
 exec 8<"$folder/args" 9>"$folder/info"
+[ ! -f "$folder/../filter" ] || exec 7<"$folder/../filter"
 exec "$@"
 `;
 
@@ -55,43 +70,58 @@ export class Bubblewrap implements Sandbox {
 	readonly limits: Limits;
 	/** Whether memory and processes are limited by control groups; else by weaker means. */
 	readonly grouped: boolean;
+	/** Whether system calls that no build needs are refused; else the kernel is all that stands before them. */
+	readonly filtered: boolean;
 	readonly #options: BubblewrapOptions;
 	readonly #cgroups: Cgroups | undefined;
 	readonly #root: readonly string[];
 	readonly #folder: string;
 	readonly #withheld: readonly number[];
 
-	private constructor(
-		options: BubblewrapOptions,
-		cgroups: Cgroups | undefined,
-		root: readonly string[],
-		folder: string,
-		withheld: readonly number[],
-	) {
+	private constructor(options: BubblewrapOptions, parts: Parts) {
 		this.limits = { ...DEFAULT_LIMITS, ...options.limits };
-		this.grouped = cgroups !== undefined;
+		this.grouped = parts.cgroups !== undefined;
+		this.filtered = parts.filter !== undefined;
 		this.#options = options;
-		this.#cgroups = cgroups;
-		this.#root = root;
-		this.#folder = folder;
-		this.#withheld = withheld;
+		this.#cgroups = parts.cgroups;
+		this.#root = parts.filter === undefined ? parts.root : [...parts.root, "--seccomp", "7"];
+		this.#folder = parts.folder;
+		this.#withheld = parts.withheld;
 	}
 
 	/** Rejects where it does not work on this machine, with what was said: it is tried by running it. */
 	static async open(options: BubblewrapOptions, call: Call): Promise<Bubblewrap> {
-		await mkdir(options.workFolder, { recursive: true });
-		const near = await realpath(options.workFolder);
-		const base = Buffer.byteLength(near) <= MAX_SOCKET_FOLDER ? near : tmpdir();
-		const folder = await mkdtemp(join(base, "sandbox-"));
-		const cgroups = options.groups === false ? undefined : await Cgroups.open();
-		const sandbox = new Bubblewrap(options, cgroups, await emptyRoot(folder), folder, await inherited());
+		const folder = await ownFolder(options.workFolder);
 		try {
+			// Without a folder of kernel settings for it a kernel has no filters; one that has them must take this one.
+			const filter =
+				options.filter === false || !existsSync(FILTERS_ARE_KNOWN) ? undefined : systemCallFilter(process.arch);
+			if (filter !== undefined) await writeFile(join(folder, "filter"), filter);
+			const cgroups = options.groups === false ? undefined : await Cgroups.open();
+			const parts = { cgroups, filter, folder, root: await emptyRoot(folder), withheld: await inherited() };
+			const sandbox = new Bubblewrap(options, parts);
 			await sandbox.#probe(call);
 			return sandbox;
 		} catch (error) {
-			await sandbox.close();
+			await rm(folder, { recursive: true, force: true });
 			throw error;
 		}
+	}
+
+	/** What is weaker on this machine than it could be, for whoever runs the server. */
+	get note(): string | undefined {
+		const weaker: string[] = [];
+		if (!this.grouped)
+			weaker.push(
+				`no control groups can be made here: memory is limited for each process of a build alone, and ${
+					process.getuid?.() === 0
+						? "how many processes it has is not limited, as the server runs as root"
+						: "the number of its processes by what the kernel counts for its user"
+				}`,
+			);
+		if (!this.filtered)
+			weaker.push("system calls are not filtered, as the kernel cannot, or this processor's calls are not known");
+		return weaker.length === 0 ? undefined : `the sandbox of builds is weaker than it could be: ${weaker.join("; ")}`;
 	}
 
 	/** Removes its own files. Nothing runs in it any more. */
@@ -151,7 +181,8 @@ export class Bubblewrap implements Sandbox {
 		} catch (error) {
 			if (call.signal.aborted || !run.signal.aborted) throw error;
 		}
-		return run.verdict(exitCode, limits, group);
+		// Awaited here: what is rejected while the clean-up runs would be nobody's, which ends the server.
+		return await run.verdict(exitCode, limits, group);
 	}
 
 	async #arguments(command: Confined, socket: string): Promise<string> {
@@ -173,6 +204,16 @@ export class Bubblewrap implements Sandbox {
 			throw new BuildError("source_invalid", "a path or variable holds a NUL");
 		return args.map((argument) => `${argument}\0`).join("");
 	}
+}
+
+/** In the server's own work folder, which a start empties; where sockets there would have too long a path, in the system's. */
+async function ownFolder(workFolder: string): Promise<string> {
+	await mkdir(workFolder, { recursive: true });
+	const near = await realpath(workFolder);
+	if (Buffer.byteLength(near) <= MAX_SOCKET_FOLDER) return mkdtemp(join(near, "sandbox-"));
+	const leftovers = await Leftovers.of(dirname(near));
+	await leftovers.sweep(tmpdir(), "sandbox");
+	return leftovers.make(tmpdir(), "sandbox");
 }
 
 /** Descriptors that the server was started with and would pass on; all that Node opens itself are closed in a child. */

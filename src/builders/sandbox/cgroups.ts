@@ -1,9 +1,9 @@
 import { randomBytes } from "node:crypto";
-import { existsSync } from "node:fs";
 import { mkdir, readdir, readFile, rmdir, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { systemCode } from "../../errors.ts";
+import { platformOf } from "../../platform/platform.ts";
 import type { Limited, Limits } from "./limits.ts";
 
 const PREFIX = "runtime-build-";
@@ -53,7 +53,7 @@ export class Cgroups {
 
 	async create(limits: Pick<Limits, "memory" | "processes">): Promise<Group> {
 		const { version, memory, processes } = this.#parents;
-		const name = `${PREFIX}${process.pid}-${randomBytes(4).toString("hex")}`;
+		const name = `${PREFIX}${process.pid}.${await startOf(process.pid)}-${randomBytes(4).toString("hex")}`;
 		const [inMemory, inProcesses] = [join(memory, name), join(processes, name)];
 		const folders = [...new Set([inMemory, inProcesses])];
 		const group: Group = {
@@ -127,12 +127,17 @@ async function enable(parent: string): Promise<void> {
 	await writeFile(join(parent, "cgroup.subtree_control"), "+memory +pids", { flag: "r+" }).catch(ignore);
 }
 
-/** Those of a server that was killed. Another that lives may just have made one, which is empty too. */
+/** Those of a server that was killed; in a container the next one has its number. One that lives may just have made one. */
 async function removeLeftovers(parent: string): Promise<void> {
 	for (const name of await readdir(parent)) {
-		const owner = name.startsWith(PREFIX) ? /^\d+/.exec(name.slice(PREFIX.length))?.[0] : undefined;
-		if (owner !== undefined && !existsSync(`/proc/${owner}`)) await rmdir(join(parent, name)).catch(() => undefined);
+		const owner = name.startsWith(PREFIX) ? /^(\d+)\.(\w+)-/.exec(name.slice(PREFIX.length)) : null;
+		if (owner !== null && (await startOf(Number(owner[1]))) !== owner[2])
+			await rmdir(join(parent, name)).catch(() => undefined);
 	}
+}
+
+async function startOf(pid: number): Promise<string> {
+	return (await platformOf().startTime(pid)) ?? "gone";
 }
 
 async function removeEmpty(folder: string): Promise<void> {

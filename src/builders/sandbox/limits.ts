@@ -6,10 +6,14 @@ export type Limits = {
 	readonly processes: number;
 	/** Bytes that may be added to the folders it writes to. */
 	readonly disk: number;
+	/** Files, folders and links that may be added to them. */
+	readonly files: number;
 	/** Bytes that it may send and receive. */
 	readonly network: number;
 	/** Bytes that must stay free on the disk, whoever fills it. */
 	readonly reserve: number;
+	/** Files that there must stay room for on the disk, where it counts them. */
+	readonly reserveFiles: number;
 };
 
 export const MIB = 1024 ** 2;
@@ -18,8 +22,10 @@ export const DEFAULT_LIMITS: Limits = {
 	memory: 4096 * MIB,
 	processes: 1024,
 	disk: 8192 * MIB,
+	files: 1_000_000,
 	network: 4096 * MIB,
 	reserve: 256 * MIB,
+	reserveFiles: 10_000,
 };
 
 export function inMiB(bytes: number): string {
@@ -31,6 +37,7 @@ export const EXCEEDED = {
 	memory: (limits: Limits) => `it used more than ${inMiB(limits.memory)} of memory`,
 	processes: (limits: Limits) => `it had more than ${limits.processes} processes and threads at once`,
 	disk: (limits: Limits) => `it wrote more than ${inMiB(limits.disk)} to the disk`,
+	files: (limits: Limits) => `it made more than ${limits.files} files`,
 	network: (limits: Limits) => `it moved more than ${inMiB(limits.network)} over the network`,
 } as const;
 

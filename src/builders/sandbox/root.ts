@@ -6,9 +6,9 @@ import { MIB } from "./limits.ts";
 import type { Confined } from "./sandbox.ts";
 
 /** The system's programs, libraries and their data. Not all of /usr: /usr/local and /usr/src may hold anything. */
-const SYSTEM = ["bin", "sbin", "lib", "lib32", "lib64", "libx32", "libexec", "share"];
+export const SYSTEM = ["bin", "sbin", "lib", "lib32", "lib64", "libx32", "libexec", "share"];
 /** Of /etc: certificates, the time zone, where libraries and alternatives are. */
-const ETC = [
+export const ETC = [
 	"/etc/ssl/certs",
 	"/etc/ssl/openssl.cnf",
 	"/etc/pki/tls/certs",
@@ -19,8 +19,8 @@ const ETC = [
 	"/etc/alternatives",
 ];
 /** Of /proc: what tells of the kernel, and of others. */
-const HIDDEN = ["kcore", "keys", "key-users", "kmsg", "latency_stats", "timer_list", "sched_debug", "vmallocinfo"];
-const TMP_BYTES = 512 * MIB;
+export const HIDDEN = ["kcore", "keys", "key-users", "kmsg", "latency_stats", "timer_list", "sched_debug", "vmallocinfo"];
+export const TMP_BYTES = 512 * MIB;
 const UID = "1000";
 
 /** The part of bubblewrap's arguments that is the same for every command; `folder` gets the files that are made up for it. */

@@ -13,8 +13,10 @@ const WATCH_MS = 250;
 export class Run implements AsyncDisposable {
 	readonly #stop = new AbortController();
 	readonly #after: (() => Promise<void>)[] = [];
+	readonly #refused: string[] = [];
 	ended: string | undefined;
-	noRoom = false;
+	/** What the machine, and not the command, has run out of. */
+	shortage: string | undefined;
 
 	get signal(): AbortSignal {
 		return this.#stop.signal;
@@ -38,9 +40,10 @@ export class Run implements AsyncDisposable {
 	): Promise<void> {
 		const proxy = await AllowProxy.open({
 			...{ socket, hosts: command.hosts, maxBytes: limits.network, env },
-			onRefused: once((authority) =>
-				command.log(`[${authority} was not reached: a build may reach ${listOf(command.hosts)} alone]`),
-			),
+			onRefused: once((authority) => {
+				this.#refused.push(authority);
+				command.log(`[${authority} was not reached: a build may reach ${listOf(command.hosts)} alone]`);
+			}),
 			onTooMuch: () => this.end(EXCEEDED.network(limits)),
 		});
 		this.after(() => proxy[Symbol.asyncDispose]());
@@ -48,14 +51,15 @@ export class Run implements AsyncDisposable {
 
 	/** What is said of a command that ended with this code. */
 	async verdict(exitCode: number, limits: Limits, group: Pick<Group, "exceeded"> | undefined): Promise<Ended> {
-		if (this.noRoom)
+		if (this.shortage !== undefined)
 			throw new BuildError(
 				"unavailable",
-				`the machine that builds has less than ${inMiB(limits.reserve)} of disk left; try again when there is room`,
+				`the machine that builds has ${this.shortage} left; try again when there is room`,
 			);
 		const exceeded = exitCode === 0 ? undefined : await group?.exceeded();
 		const ended = this.ended ?? (exceeded === undefined ? undefined : EXCEEDED[exceeded](limits));
-		return ended === undefined ? { exitCode } : { exitCode, ended };
+		const refused = this.#refused.length === 0 ? {} : { refused: this.#refused };
+		return ended === undefined ? { exitCode, ...refused } : { exitCode, ended, ...refused };
 	}
 
 	watch(disk: DiskWatch, group: Pick<Group, "exceeded"> | undefined, limits: Limits): void {
@@ -65,10 +69,9 @@ export class Run implements AsyncDisposable {
 			if (exceeded !== undefined) this.end(EXCEEDED[exceeded](limits));
 			const verdict = await disk.look();
 			if (verdict === "too_much") this.end(EXCEEDED.disk(limits));
-			if (verdict === "no_room") {
-				this.noRoom = true;
-				this.#stop.abort();
-			}
+			if (verdict === "too_many") this.end(EXCEEDED.files(limits));
+			if (verdict === "no_room") this.#short(`less than ${inMiB(limits.reserve)} of disk`);
+			if (verdict === "no_files") this.#short(`room for fewer than ${limits.reserveFiles} files on its disk`);
 		};
 		const watching = (async () => {
 			while (!closing.signal.aborted && !this.signal.aborted) {
@@ -82,6 +85,11 @@ export class Run implements AsyncDisposable {
 			closing.abort();
 			await watching;
 		});
+	}
+
+	#short(words: string): void {
+		this.shortage ??= words;
+		this.#stop.abort();
 	}
 
 	/** All of it, whatever fails; rejects with the first failure. */

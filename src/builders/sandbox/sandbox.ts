@@ -16,6 +16,8 @@ export type Ended = {
 	readonly exitCode: number;
 	/** The limit that ended it, in words for the build's owner: "it used more than 2048 MiB of memory". */
 	readonly ended?: string;
+	/** `host:port` of what it asked the proxy for and may not reach, each once; none where that is not known. */
+	readonly refused?: readonly string[];
 };
 
 /**
@@ -24,7 +26,7 @@ export type Ended = {
  */
 export interface Sandbox {
 	/** `none` confines nothing: `reads`, `writes`, `hosts` and limits are not looked at. */
-	readonly name: "bubblewrap" | "none";
+	readonly name: "bubblewrap" | "container" | "none";
 	/**
 	 * As runCommand, whose promises hold: when it settles, every process of the command has ended, daemons included. Rejects
 	 * with `cancelled`, and with BuildError `unavailable` where the machine is at fault (its disk is nearly full).

@@ -1,11 +1,13 @@
 import { spawn } from "node:child_process";
-import { mkdir, readdir, stat, statfs } from "node:fs/promises";
+import { mkdir, readdir, stat, statfs, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { pathToFileURL } from "node:url";
 import t, { type Test } from "tap";
 import { Bubblewrap } from "../../../src/builders/sandbox/bubblewrap.ts";
+import { DiskWatch } from "../../../src/builders/sandbox/disk-watch.ts";
 import { MIB } from "../../../src/builders/sandbox/limits.ts";
+import { removeTree } from "../../../src/remove-tree.ts";
 import { eventually, processesMentioning } from "../../conformance/builder.ts";
 import { BWRAP, bubblewrap, folderFor, never, open, shell, skip } from "./sandboxes.ts";
 
@@ -120,6 +122,50 @@ t.test("a disk that is nearly full is the machine's fault", options, async (t) =
 	const { bavail, bsize } = await statfs(seen.cwd);
 	const sandbox = await bubblewrap(t, { limits: { reserve: bavail * bsize * 2 } });
 	await t.rejects(shell(sandbox, "while :; do sleep 1; done", seen), { code: "unavailable", message: /of disk left/ });
+});
+
+t.test(
+	"a build that makes files without end is ended, however small they are and wherever it hides them",
+	options,
+	async (t) => {
+		const sandbox = await bubblewrap(t, { limits: { files: 3000 } });
+		const endless = (how: string) => `perl -e 'for (;;) { ${how} }'`;
+		for (const how of [
+			`my $f = "f" . $n++; open(my $h, ">", $f) or exit 1`,
+			`mkdir("d" . $n++) or exit 1`,
+			`symlink("nowhere", "l" . $n++) or exit 1`,
+		])
+			t.match(await shell(sandbox, endless(how), await writable(t)), { ended: "it made more than 3000 files" }, how);
+		const some = "i=0; while [ $i -lt 1000 ]; do : >f$i; i=$((i+1)); done; sleep 0.6";
+		t.match(await shell(sandbox, some, await writable(t)), { exitCode: 0, ended: undefined }, "as many as it may");
+	},
+);
+
+t.test("what lies deeper than a path can tell is not overlooked", options, async (t) => {
+	const sandbox = await bubblewrap(t, { limits: { disk: 24 * MIB } });
+	const seen = await writable(t);
+	t.teardown(() => removeTree(seen.cwd));
+	const deep = `perl -e 'my $d = "d" x 200; for (1..40) { mkdir $d; chdir $d or exit 1 } exec "sh", "-c", q(n=0; while :; do n=$((n+1)); head -c 1000000 /dev/zero >file$n || exit 1; done)'`;
+	t.match(await shell(sandbox, deep, seen), { ended: "it wrote more than 24 MiB to the disk" });
+});
+
+t.test("a disk that has room for few files is the machine's fault", options, async (t) => {
+	const seen = await writable(t);
+	const { ffree } = await statfs(seen.cwd);
+	const sandbox = await bubblewrap(t, { limits: { reserveFiles: ffree * 2 } });
+	const work = shell(sandbox, "while :; do sleep 1; done", seen);
+	await t.rejects(work, { code: "unavailable", message: /room for fewer than \d+ files on its disk/ });
+});
+
+t.test("a file system that does not count files: what has gone of it says when to", async (t) => {
+	const { cwd } = await writable(t);
+	const space = { bavail: 1_000_000, bsize: 4096, files: 0, ffree: 0 };
+	const limits = { disk: 100 * MIB, reserve: 0, files: 20, reserveFiles: 1000 };
+	const watch = await DiskWatch.start([cwd], limits, async () => space);
+	for (let n = 0; n < 30; n++) await writeFile(join(cwd, `f${n}`), "");
+	t.equal(await watch.look(), "fine", "nothing has gone");
+	space.bavail -= 2;
+	t.equal(await watch.look(), "too_many");
 });
 
 t.test("endless output is cut", options, async (t) => {
