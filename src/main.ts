@@ -42,12 +42,14 @@ async function serve(config: Config): Promise<number> {
 		await announce(announcement, url);
 		process.stdout.write(`runtime server is ready at ${url}\n`);
 		process.stderr.write(`data in ${config.dataDir}; the CLI on this machine finds it and its token there\n`);
-		await ended.first;
+		const why = await Promise.race([ended.first, server.lost]);
+		if (why !== undefined) throw why;
 		process.stderr.write("Ending: requests finish, builds are put back (again: at once)\n");
 		void ended.second.then(() => process.exit(130));
 	} finally {
 		await rm(announcement, { force: true });
-		const running = await nameRunning(server);
+		// Not known where the records are away; ending goes on all the same.
+		const running = await nameRunning(server).catch(() => []);
 		await server.close();
 		if (running.length > 0) farewell(running, config.stopServices);
 	}
@@ -126,7 +128,7 @@ async function explain(error: unknown, config: Config): Promise<[string, string 
 		case "ENOSPC":
 			return ["the disk is full", "Free some space, then start again."];
 	}
-	if (isAppError(error, "conflict")) {
+	if (isAppError(error, "conflict") && error.field !== "postgres") {
 		const url = await readFile(path.join(config.dataDir, "server.json"), "utf8").then(
 			(text) => String(JSON.parse(text).url),
 			() => undefined,

@@ -22,9 +22,10 @@ package.json), less what .gitignore and .runtimeignore name; never / or your hom
 or an https URL is a git repository that the server fetches by itself: it is asked first whether repository, folder and
 ref exist. source://… is what \`runtime source upload\` printed.
 
-A runtime.json in the folder may say name, namespace, entrypoint, builder, env, secrets (names), args and health; flags go
-before variables, and those before the file. A secret's value comes from the environment variable of that name, else what
-the service has is kept, else it is asked for on a terminal.
+A runtime.json in the folder may say name, namespace, entrypoint, builder, env, secrets (names), args, health and limits;
+flags go before variables, and those before the file. A secret's value comes from the environment variable of that name,
+else what the service has is kept, else it is asked for on a terminal. The word default takes away what the file or the
+service says: --memory default, --builder default.
 
 Ctrl-C cancels while it uploads and builds (again: quits at once) and detaches while it starts; d detaches. A lost
 connection is no failure: it reconnects and asks for the verdict.`;
@@ -49,6 +50,7 @@ export const MANUAL: Readonly<Record<string, Manual>> = {
 			"runtime update .",
 			"runtime update hello --env LEVEL=debug --unset-env OLD",
 			"runtime update hello --    (no args any more)",
+			"runtime update hello --memory 256 --cpu default",
 		],
 	},
 	deploy: {
@@ -66,7 +68,7 @@ export const MANUAL: Readonly<Record<string, Manual>> = {
 	},
 	status: {
 		about:
-			"Lists services with what serves, what is on its way and what failed. In a pipe the columns are separated by tabs, without a header.",
+			"Lists services with what serves, what is on its way and what failed. In a pipe the columns are separated by tabs, without a header, and a seventh one says why something failed.",
 		examples: ["runtime status", "runtime status hello --watch", "runtime status --json --fields name,url"],
 		exits: [130],
 	},

@@ -3,7 +3,7 @@ import { resolve } from "node:path";
 import type { Context, Input } from "./context.ts";
 import { usage } from "./errors.ts";
 import { quote } from "./format.ts";
-import { type RuntimeFile, readRuntimeFile } from "./runtime-file.ts";
+import { RUNTIME_FILE, type RuntimeFile, readRuntimeFile } from "./runtime-file.ts";
 import { type Settings, settingsOf } from "./settings.ts";
 import { type RemoteSource, remoteSource } from "./source/remote.ts";
 import { type LocalSource, locate, looksRemote } from "./source/root.ts";
@@ -31,8 +31,10 @@ export type Plan = {
 	readonly settings: Settings;
 	/** Of the project's file: names whose values are still to be found. */
 	readonly secrets: readonly string[];
-	/** The builder that the project's file expects. */
-	readonly builder: string | undefined;
+	/** The builder that was asked for, and what asks for it. */
+	readonly builder: { readonly name: string; readonly from: string } | undefined;
+	/** Where each limit that is asked for stands; one that the service has and nobody names is not here. */
+	readonly limits: Readonly<Record<string, "flag" | "file">>;
 	/** The command that would try again. */
 	readonly again: string;
 };
@@ -58,7 +60,8 @@ export function planOf(verb: Verb, context: Context, input: Input): Plan {
 			`Try:  runtime ${verb} ${quote(typed ?? ".")} --name NAME`,
 		]);
 	if (!NAME.test(name)) throw usage(`--name: "${name}" is no name: lower-case letters, digits and -, at most 63`);
-	const settings = merged(file, settingsOf(input, context.env));
+	const flags = settingsOf(input, context.env);
+	const settings = merged(file, flags);
 	const entrypoint = place?.entrypoint ?? options.text("entrypoint");
 	if (origin.kind === "kept" && entrypoint !== undefined) throw usage("--entrypoint goes with a source folder");
 	if (entrypoint !== undefined) settings.entrypoint = entrypoint;
@@ -70,7 +73,11 @@ export function planOf(verb: Verb, context: Context, input: Input): Plan {
 		origin: place === undefined || origin.kind !== "folder" ? origin : { ...origin, local: place },
 		local: place,
 		secrets: (file?.secrets ?? []).filter((secret) => !given.has(secret)),
-		builder: file?.builder,
+		limits: {
+			...Object.fromEntries(Object.keys(file?.limits ?? {}).map((name) => [name, "file" as const])),
+			...Object.fromEntries(Object.keys(flags.limits ?? {}).map((name) => [name, "flag" as const])),
+		},
+		builder: builderOf(settings, options.text("builder") === undefined),
 		again: againOf(typed, name, version, input),
 	};
 }
@@ -111,11 +118,18 @@ function nameOf(origin: Origin, typed: string | undefined): string | undefined {
 	return origin.kind === "remote" ? origin.remote.name : origin.local?.name;
 }
 
+function builderOf({ builder: name }: Settings, fromFile: boolean): Plan["builder"] {
+	if (name === undefined || name === null) return undefined;
+	return { name, from: fromFile ? `${RUNTIME_FILE}: builder` : "--builder" };
+}
+
 function merged(file: RuntimeFile | undefined, flags: Settings): Settings {
 	const settings: Settings = { ...flags };
 	const env = { ...file?.env, ...flags.env };
 	if (Object.keys(env).length > 0) settings.env = env;
 	if (flags.args === undefined && file?.args !== undefined) settings.args = [...file.args];
+	if (file?.limits !== undefined) settings.limits = { ...file.limits, ...flags.limits };
+	if (flags.builder === undefined && file?.builder !== undefined) settings.builder = file.builder;
 	if (file?.health !== undefined) {
 		const health = { ...file.health, ...flags.health };
 		// The file's path is for the file's type.

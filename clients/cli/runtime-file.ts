@@ -2,6 +2,7 @@ import { readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { type CliError, messageOf, systemCode, usage } from "./errors.ts";
 import { nearest } from "./format.ts";
+import { isLimit, LIMIT_NAMES, limitWords } from "./limits.ts";
 import type { Settings } from "./settings.ts";
 import { isRecord } from "./shapes.ts";
 
@@ -10,13 +11,15 @@ export type RuntimeFile = {
 	readonly name?: string;
 	readonly namespace?: string;
 	readonly entrypoint?: string;
-	/** Which of the server's builders is expected to build it. */
+	/** Which of the server's builders builds it. */
 	readonly builder?: string;
 	readonly env?: Readonly<Record<string, string>>;
 	/** Names; the values come from the environment or are asked for. */
 	readonly secrets?: readonly string[];
 	readonly args?: readonly string[];
 	readonly health?: NonNullable<Settings["health"]>;
+	/** Of each instance. */
+	readonly limits?: { readonly [K in (typeof LIMIT_NAMES)[number]]?: number };
 };
 
 export const RUNTIME_FILE = "runtime.json";
@@ -24,7 +27,7 @@ export const RUNTIME_FILE = "runtime.json";
 const LARGEST = 256 * 1024;
 const NAME = /^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/;
 const ENV_NAME = /^[A-Za-z_][A-Za-z0-9_]{0,127}$/;
-const FIELDS = ["$schema", "name", "namespace", "entrypoint", "builder", "env", "secrets", "args", "health"];
+const FIELDS = ["$schema", "name", "namespace", "entrypoint", "builder", "env", "secrets", "args", "health", "limits"];
 const HEALTH_FIELDS = ["type", "path", "timeout"];
 const HEALTH_TYPES = ["port", "http", "none"] as const;
 /** A cloned repository must not say where somebody's token goes. */
@@ -66,12 +69,13 @@ export function toRuntimeFile(data: unknown): RuntimeFile {
 	const name = pattern(data.name, "name", NAME, "lower-case letters, digits and -, at most 63");
 	const namespace = pattern(data.namespace, "namespace", NAME, "lower-case letters, digits and -, at most 63");
 	const entrypoint = pattern(data.entrypoint, "entrypoint", /^.{1,1024}$/s, "a folder, relative to the file's");
-	const builder = pattern(data.builder, "builder", /^[a-z0-9-]{1,63}$/, "the name of a builder, as go");
+	const builder = pattern(data.builder, "builder", /^[a-z][a-z0-9-]{0,31}$/, "the name of a builder, as go");
 	const secrets = texts(data.secrets, "secrets", 256);
 	for (const [index, secret] of (secrets ?? []).entries()) checkName(secret, `secrets/${index}`);
 	const args = texts(data.args, "args", 256);
 	const env = envOf(data.env);
 	const health = healthOf(data.health);
+	const limits = limitsOf(data.limits);
 	for (const secret of secrets ?? [])
 		if (env?.[secret] !== undefined) throw fault(`env/${secret}`, "is one of secrets: its value must not stand here");
 	return {
@@ -83,6 +87,7 @@ export function toRuntimeFile(data: unknown): RuntimeFile {
 		...(secrets === undefined ? {} : { secrets }),
 		...(args === undefined ? {} : { args }),
 		...(health === undefined ? {} : { health }),
+		...(limits === undefined ? {} : { limits }),
 	};
 }
 
@@ -150,4 +155,19 @@ function healthOf(value: unknown): RuntimeFile["health"] {
 		...(path === undefined ? {} : { path }),
 		...(timeout === undefined ? {} : { timeout }),
 	};
+}
+
+function limitsOf(value: unknown): RuntimeFile["limits"] {
+	if (value === undefined) return undefined;
+	if (!isRecord(value)) throw fault("limits", 'must be an object, as { "memory": 256 }');
+	for (const key of Object.keys(value))
+		if (!LIMIT_NAMES.some((name) => name === key)) throw unknown(`limits/${key}`, key, LIMIT_NAMES);
+	const limits: { -readonly [K in keyof NonNullable<RuntimeFile["limits"]>]: number } = {};
+	for (const name of LIMIT_NAMES) {
+		const limit = value[name];
+		if (limit === undefined) continue;
+		if (!isLimit(name, limit)) throw fault(`limits/${name}`, `must be a ${limitWords(name)}`);
+		limits[name] = limit;
+	}
+	return limits;
 }

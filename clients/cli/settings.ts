@@ -4,6 +4,7 @@ import type { components } from "../../src/contract/types.gen.ts";
 import type { Input, Options } from "./context.ts";
 import { messageOf, usage } from "./errors.ts";
 import { nearest } from "./format.ts";
+import { isLimit, LIMIT_NAMES, limitWords, meantLimit } from "./limits.ts";
 
 export type Settings = components["schemas"]["UpdateService"];
 
@@ -32,21 +33,31 @@ export function settingsOf({ options, rest }: Input, env: NodeJS.ProcessEnv): Se
 	return settings;
 }
 
+/** What takes away what was said before. */
+const DEFAULT = "default";
+
 function limitsOf(options: Options): NonNullable<Settings["limits"]> {
-	const memory = options.integer("memory", "--memory", 16, 1_048_576);
-	const cpu = options.text("cpu");
-	const processes = options.integer("processes", "--processes", 8, 4_194_304);
-	if (cpu !== undefined && !(/^\d+(\.\d+)?$/.test(cpu) && Number(cpu) >= 0.01 && Number(cpu) <= 1024))
-		throw usage(`--cpu must be a number of cores from 0.01 to 1024, and not ${cpu}`);
-	return {
-		...(memory === undefined ? {} : { memory }),
-		...(cpu === undefined ? {} : { cpu: Number(cpu) }),
-		...(processes === undefined ? {} : { processes }),
-	};
+	const limits: NonNullable<Settings["limits"]> = {};
+	for (const name of LIMIT_NAMES) {
+		const text = options.text(name);
+		if (text === undefined) continue;
+		const value = /^\d+(\.\d+)?$/.test(text) ? Number(text) : undefined;
+		if (text === DEFAULT) limits[name] = null;
+		else if (isLimit(name, value)) limits[name] = value;
+		else {
+			const meant = meantLimit(name, text);
+			throw usage(
+				`--${name}: "${text}" is no ${limitWords(name)}, nor ${DEFAULT}`,
+				meant === undefined ? [] : [`Did you mean:  --${name} ${meant}`],
+			);
+		}
+	}
+	return limits;
 }
 
 /** Which ones there are the server knows. */
-function builderOf(name: string): string {
+function builderOf(name: string): string | null {
+	if (name === DEFAULT) return null;
 	if (/^[a-z][a-z0-9-]{0,31}$/.test(name)) return name;
 	throw usage(`--builder: "${name}" is no name of a builder; try go or node`);
 }

@@ -21,5 +21,6 @@ export function table(
 	output: { isTTY?: boolean; columns?: number },
 ): string[] {
 	if (!output.isTTY) return rows.map((row) => row.map((cell) => cell.replace(/[\t\n]/g, " ")).join("\t"));
-	return columns([header, ...rows], output.columns);
+	// A terminal that nobody has told its size has no columns at all.
+	return columns([header, ...rows], output.columns || undefined);
 }

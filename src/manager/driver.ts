@@ -2,7 +2,6 @@ import type { Blobs } from "../blob/blobs.ts";
 import { isAppError } from "../errors.ts";
 import { failpoint } from "../failpoint.ts";
 import type { Observed, Runtime } from "../runtimes/runtime.ts";
-import { Semaphore } from "../semaphore.ts";
 import type { Directories } from "../sources/directories.ts";
 import type { BuildLogs } from "./build-log.ts";
 import type { Builds } from "./builds.ts";
@@ -13,6 +12,7 @@ import { isWatched, reconcile, servesUnwanted, unwanted, wantsApply } from "./re
 import { Remover } from "./remover.ts";
 import { discard, mayBuild, mayRun } from "./rules.ts";
 import { RuntimeWatch } from "./runtime-watch.ts";
+import { type RetryTimes, Schedule } from "./schedule.ts";
 import { Starter } from "./starter.ts";
 import type { ServiceStore } from "./store.ts";
 import type { Waiters } from "./waiters.ts";
@@ -32,12 +32,6 @@ export type DriverDeps = {
 	readonly retryMs: RetryTimes;
 };
 
-/** Milliseconds before what failed is tried again. It doubles from `first` to `most`. */
-export type RetryTimes = { readonly first: number; readonly most: number };
-export const DEFAULT_RETRY: RetryTimes = { first: 100, most: 10_000 };
-
-/** Services looked after at the same time; the rest wait for their turn. */
-const PARALLEL_STEPS = 16;
 /** Looked at again even if nobody reported a change. */
 const POLL_MS = 30_000;
 /** A revision that the runtime gives no verdict on ends after three of its own health timeouts and this. */
@@ -51,16 +45,11 @@ export class Driver {
 	readonly #deps: DriverDeps;
 	readonly #starter: Starter;
 	readonly #remover: Remover;
-	readonly #slots = new Semaphore(PARALLEL_STEPS);
-	/** Services with a step under way; `true`: another one is due after it. */
-	readonly #running = new Map<string, boolean>();
-	readonly #timers = new Map<string, NodeJS.Timeout>();
-	readonly #failures = new Map<string, number>();
-	readonly #stop = new AbortController();
-	readonly #loops = new Set<Promise<void>>();
+	readonly #schedule: Schedule;
 
 	constructor(deps: DriverDeps) {
 		this.#deps = deps;
+		this.#schedule = new Schedule((id, signal, leave) => this.#step(id, signal, leave), deps);
 		this.#remover = new Remover(deps);
 		this.#starter = new Starter({ ...deps, wake: (id) => this.wake(id) });
 	}
@@ -75,80 +64,22 @@ export class Driver {
 		const { runtime, store, log, retryMs } = this.#deps;
 		const pauseMs = retryMs.first * 10;
 		const watch = new RuntimeWatch({ runtime, store, log, pauseMs, wake: (id) => this.wake(id) });
-		this.#track(watch.follow(this.#stop.signal));
-		this.#track(watch.removeStrangers(this.#stop.signal));
+		this.#schedule.track(watch.follow(this.#schedule.signal));
+		this.#schedule.track(watch.removeStrangers(this.#schedule.signal));
 	}
 
 	/** Ends all loops and puts builds back. Services go on. */
 	async shutdown(): Promise<void> {
-		this.#stop.abort();
-		for (const timer of this.#timers.values()) clearTimeout(timer);
+		this.#schedule.stop();
 		await this.#deps.builds.shutdown();
-		await Promise.all(this.#loops);
+		await this.#schedule.ended();
 	}
 
 	/** Something about this service may have changed. */
 	wake(id: string): void {
-		if (this.#stop.signal.aborted) return;
-		if (this.#running.has(id)) {
-			this.#running.set(id, true);
-			return;
-		}
-		clearTimeout(this.#timers.get(id));
-		this.#timers.delete(id);
-		this.#running.set(id, false);
-		this.#track(this.#loop(id));
+		this.#schedule.wake(id);
 	}
 
-	#track(loop: Promise<void>): void {
-		const tracked: Promise<void> = loop.finally(() => this.#loops.delete(tracked));
-		this.#loops.add(tracked);
-	}
-
-	async #loop(id: string): Promise<void> {
-		let next: number | undefined;
-		do {
-			this.#running.set(id, false);
-			next = await this.#guarded(id);
-		} while (this.#running.get(id) === true && !this.#stop.signal.aborted);
-		this.#running.delete(id);
-		// A timer that was set meanwhile is for a build, and is the earlier one.
-		if (next === undefined || this.#timers.has(id)) return;
-		this.#wakeLater(id, next);
-	}
-
-	/** One step; its errors mean another try later. Answers after how many milliseconds to look again. */
-	async #guarded(id: string): Promise<number | undefined> {
-		const { signal } = this.#stop;
-		let release: (() => void) | undefined;
-		try {
-			release = await this.#slots.acquire(signal);
-			return await this.#step(id, signal, release);
-		} catch (error) {
-			if (signal.aborted) return undefined;
-			return this.#failed(id, error);
-		} finally {
-			release?.();
-		}
-	}
-
-	/** Answers after how many milliseconds to try again. */
-	#failed(id: string, error: unknown): number {
-		const { log, retryMs } = this.#deps;
-		const failures = this.#failures.get(id) ?? 0;
-		this.#failures.set(id, failures + 1);
-		log.warn({ err: error, service: id }, "a step failed and is tried again");
-		return Math.min(retryMs.most, retryMs.first * 2 ** failures);
-	}
-
-	/** Another step after a while, unless one comes earlier. */
-	#wakeLater(id: string, ms: number): void {
-		if (this.#stop.signal.aborted) return;
-		clearTimeout(this.#timers.get(id));
-		this.#timers.set(id, setTimeout(() => this.wake(id), ms).unref());
-	}
-
-	/** `leave` gives the slot back: before whatever waits for processes to end, which may take as long as they like. */
 	async #step(id: string, signal: AbortSignal, leave: () => void): Promise<number | undefined> {
 		const { store, builds, runtime } = this.#deps;
 		const service = await store.getById(id);
@@ -173,7 +104,7 @@ export class Driver {
 		if (service.desired === "removed") {
 			leave();
 			await this.#remover.remove(service, signal);
-			this.#failures.delete(id);
+			this.#schedule.succeeded(id);
 			return undefined;
 		}
 		// Its end could not be recorded. Builds begin nowhere but in a step, so that nobody else is at it.
@@ -202,7 +133,7 @@ export class Driver {
 		const due = wantsApply(current, observed);
 		if (due !== undefined) {
 			failpoint("manager.before_apply");
-			const remade = (failure: unknown) => this.#track(this.#remade(current, due, failure, signal));
+			const remade = (failure: unknown) => this.#schedule.track(this.#remade(current, due, failure, signal));
 			if (!(await this.#starter.apply(current, due, signal, remade))) return this.#deps.retryMs.first * 10;
 			failpoint("manager.after_apply");
 		}
@@ -214,7 +145,7 @@ export class Driver {
 			);
 			if (draft.touched) failpoint("manager.before_verdict");
 		});
-		if (builds.building(id) === undefined && builds.remaking(id) === undefined) this.#failures.delete(id);
+		if (builds.building(id) === undefined && builds.remaking(id) === undefined) this.#schedule.succeeded(id);
 		if (done !== undefined && done.stamp !== current.stamp) {
 			failpoint("manager.after_verdict");
 			this.wake(id);
@@ -281,16 +212,16 @@ export class Driver {
 		try {
 			if (failure === undefined) this.wake(service.id);
 			else if (!(await this.#starter.refuse(service, revision, failure, signal)))
-				this.#wakeLater(service.id, this.#deps.retryMs.first * 10);
+				this.#schedule.wakeLater(service.id, this.#deps.retryMs.first * 10);
 		} catch (error) {
-			if (!signal.aborted) this.#wakeLater(service.id, this.#failed(service.id, error));
+			if (!signal.aborted) this.#schedule.wakeLater(service.id, this.#schedule.failed(service.id, error));
 		}
 	}
 
 	/** `failure`: its end could not be recorded; the next step puts it back, after a while. */
 	#buildEnded(id: string, failure: unknown): void {
 		if (failure === undefined) this.wake(id);
-		else this.#wakeLater(id, this.#failed(id, failure));
+		else this.#schedule.wakeLater(id, this.#schedule.failed(id, failure));
 	}
 
 	async #putBack(service: ServiceRecord): Promise<void> {

@@ -1,5 +1,6 @@
 import { AppError } from "../errors.ts";
 import type { Database, Operation } from "../leveldb/database.ts";
+import { Readings } from "../leveldb/readings.ts";
 import { Turns } from "../turns.ts";
 import {
 	type RevisionRecord,
@@ -14,6 +15,10 @@ import type { Commit, Remembered, ServiceFilter, ServiceStore } from "./store.ts
 /** Events and revisions kept for each service; older ones are dropped with the commit that adds newer ones. */
 const EVENTS_KEPT = 1000;
 const REVISIONS_KEPT = 1000;
+/** Characters of the records kept for the next list: some 10,000 services. */
+const LISTED_KEPT = 14 * 1024 * 1024;
+/** Services read at a time where nobody says how many are wanted. */
+const READ_AT_ONCE = 100;
 
 // `!` sorts before every character that names, versions and ids may hold, so key order is the order of the parts.
 const serviceKey = ({ namespace, name, version }: ServiceName) => `service!${namespace}!${name}!${version}`;
@@ -35,6 +40,7 @@ export class LevelServiceStore implements ServiceStore {
 	readonly #database: Database;
 	/** Services, and the sources that they refer to. */
 	readonly #turns = new Turns();
+	readonly #listed = new Readings<ServiceRecord>((value) => JSON.parse(value), LISTED_KEPT);
 
 	/** Takes the database over: disposing the store closes it. */
 	constructor(database: Database) {
@@ -50,13 +56,18 @@ export class LevelServiceStore implements ServiceStore {
 		return key === undefined ? undefined : this.#read<ServiceRecord>(key);
 	}
 
-	async *list(namespace: string, filter: ServiceFilter, from: ServiceName | null): AsyncIterable<ServiceRecord> {
+	async *list(
+		namespace: string,
+		filter: ServiceFilter,
+		from: ServiceName | null,
+		atOnce = READ_AT_ONCE,
+	): AsyncIterable<ServiceRecord> {
 		const prefix = filter.name === undefined ? `service!${namespace}` : `service!${namespace}!${filter.name}`;
 		const start = from === null ? `${prefix}!` : serviceKey(from);
-		for await (const [, value] of this.#database.range({ gt: start, lt: after(prefix) })) {
-			const service: ServiceRecord = JSON.parse(value);
-			if (filter.version === undefined || service.version === filter.version) yield service;
-		}
+		const bounds = { gt: start, lt: after(prefix) };
+		for await (const services of this.#database.readings(bounds, this.#listed, atOnce))
+			for (const service of services)
+				if (filter.version === undefined || service.version === filter.version) yield service;
 	}
 
 	async *all(): AsyncIterable<ServiceRecord> {

@@ -6,7 +6,7 @@ import type { Changed, ChangeOptions, Changes, Replays } from "./changes.ts";
 import { Draft } from "./draft.ts";
 import type { Driver } from "./driver.ts";
 import type { Editor } from "./editor.ts";
-import { type Ceiling, checkLimits } from "./limits.ts";
+import { type Ceiling, checkKeptLimits, checkLimits } from "./limits.ts";
 import { locate } from "./locator.ts";
 import type { ServiceName, ServiceRecord, SourceRecord } from "./model.ts";
 import type { Queries } from "./queries.ts";
@@ -20,6 +20,7 @@ import {
 	halt,
 	missing,
 	refuseRemoved,
+	refuseUnbuilt,
 	refuseWhileStopping,
 	supersede,
 } from "./rules.ts";
@@ -85,10 +86,9 @@ export class Manager implements Changes {
 		const { once, hidden } = options;
 		const { name, version = "latest" } = request;
 		newWish(request, null);
-		checkLimits(request.limits, this.#deps.ceiling);
-		checkBuilder(request.builder, this.#deps.builders);
 		const before = await this.#deps.replays.recalled(namespace, once);
 		if (before !== undefined) return before;
+		this.#check(request);
 		const existing = await this.#deps.store.get({ namespace, name, version });
 		if (existing !== undefined) throw exists(existing);
 		const { located, remote } = await locate(this.#deps.remotes, request, call);
@@ -146,10 +146,9 @@ export class Manager implements Changes {
 		call: Call = AT_LEISURE,
 	): Promise<Changed> {
 		const revised = changesRevision(asked);
-		checkLimits(asked.limits, this.#deps.ceiling);
-		checkBuilder(asked.builder, this.#deps.builders);
 		const before = await this.#deps.replays.recalled(name.namespace, options.once, revised);
 		if (before !== undefined) return before;
+		this.#check(asked);
 		// Nothing is asked of a remote for a service that is not there.
 		if (asked.source !== undefined) await this.#deps.queries.get(name);
 		const { located: request, remote } = await locate(this.#deps.remotes, asked, call);
@@ -159,6 +158,7 @@ export class Manager implements Changes {
 			if (!revised) return;
 			const basis = await this.#deps.queries.basis(service, request);
 			const wish = changedWish(basis, request, remote);
+			checkKeptLimits({ ...wish, revision: basis.revision }, this.#deps.ceiling, "update");
 			const remade = wish.entrypoint !== basis.entrypoint || wish.builder !== (basis.builder ?? null);
 			const rebuilt = request.source !== undefined || remade || basis.build === null;
 			supersede(draft);
@@ -174,18 +174,9 @@ export class Manager implements Changes {
 	async rollback(name: ServiceName, revision: number, options: ChangeOptions = {}): Promise<Changed> {
 		const back = this.#revise(name, options, true, async (draft) => {
 			const old = await this.#deps.queries.revision(draft.service, revision);
-			const { source, entrypoint, args, env, health, restart, instances, limits = {}, builder = null } = old;
-			const { build, launch } = old;
-			if (build === null && launch === null)
-				throw new AppError("conflict", `revision ${revision} was never built`, {
-					field: "revision",
-					hint: "GET …/revisions shows which ones have a build.",
-				});
-			if (build?.collected === true)
-				throw new AppError("gone", `the build of revision ${revision} is no longer kept`, {
-					field: "revision",
-					hint: "Update the service with that revision's source instead.",
-				});
+			const { source, entrypoint, args, env, health, restart, instances, limits = {}, builder = null, build } = old;
+			refuseUnbuilt(old);
+			checkKeptLimits(old, this.#deps.ceiling, "rollback");
 			supersede(draft);
 			const wish = { source, remote: remoteOf(old), entrypoint, args, env, health };
 			draft.add({ ...wish, restart, instances, limits, builder }, build);
@@ -241,17 +232,28 @@ export class Manager implements Changes {
 
 	/** Starts the live revision again, or the newest that was built. Nothing to do where it runs. */
 	async start(name: ServiceName): Promise<ServiceRecord> {
-		return this.#change(name, (draft) => begin(draft, false));
+		return this.#change(name, (draft) => this.#begin(draft, false));
 	}
 
 	/** Runs the live revision anew; what serves goes on until the new processes are ready. */
 	async restart(name: ServiceName): Promise<ServiceRecord> {
-		return this.#change(name, (draft) => begin(draft, true));
+		return this.#change(name, (draft) => this.#begin(draft, true));
 	}
 
 	/** Cancels the revision that is on its way. Rejects with `conflict` where there is none, or another than was named. */
 	async cancel(name: ServiceName, revision?: number): Promise<ServiceRecord> {
 		return this.#change(name, (draft) => cancel(draft, revision));
+	}
+
+	/** What a request names must be there. A request that was made before is not asked: what it made is. */
+	#check({ limits, builder }: Pick<UpdateRequest, "limits" | "builder">): void {
+		checkLimits(limits, this.#deps.ceiling);
+		checkBuilder(builder, this.#deps.builders);
+	}
+
+	#begin(draft: Draft, anew: boolean): void {
+		const begun = begin(draft, anew);
+		if (begun !== undefined) checkKeptLimits(begun, this.#deps.ceiling, "start");
 	}
 
 	async #change(name: ServiceName, decide: (draft: Draft) => void | Promise<void>): Promise<ServiceRecord> {

@@ -46,7 +46,7 @@ export class Queries {
 		after: ServiceName | null,
 	): Promise<Page> {
 		const services: ServiceRecord[] = [];
-		for await (const service of this.#store.list(namespace, filter, after)) {
+		for await (const service of this.#store.list(namespace, filter, after, limit + 1)) {
 			if (service.hidden === true || !filter.matches(service)) continue;
 			if (services.length === limit) return { services, next: services.at(-1) ?? null };
 			services.push(service);

@@ -95,6 +95,9 @@ function follow(draft: Draft, record: RevisionRecord, seen: RevisionObserved, ob
 		case "starting":
 			// It was up and ended: it is being started again, and the reason is shown. A crash loop stays one until it is ready.
 			if (record.status === "Running" || record.status === "Unknown") draft.move(revision, "Starting", failure);
+			// What it waits for may be another thing than what it ended of.
+			else if (draft.service.live === revision && record.status === "Starting" && failure !== null)
+				if (!sameError(record.error, failure)) draft.amend({ ...record, error: failure });
 			return;
 		case "ended":
 			draft.move(revision, "Stopped");

@@ -63,6 +63,20 @@ export function refuseWhileStopping(service: ServiceRecord): void {
 		});
 }
 
+/** Where there is nothing to go back to. */
+export function refuseUnbuilt({ revision, build, launch }: RevisionRecord): void {
+	if (build === null && launch === null)
+		throw new AppError("conflict", `revision ${revision} was never built`, {
+			field: "revision",
+			hint: "GET …/revisions shows which ones have a build.",
+		});
+	if (build?.collected === true)
+		throw new AppError("gone", `the build of revision ${revision} is no longer kept`, {
+			field: "revision",
+			hint: "Update the service with that revision's source instead.",
+		});
+}
+
 export function missing(name: ServiceName): AppError {
 	return new AppError("not_found", `there is no service ${name.name}:${name.version} in namespace ${name.namespace}`);
 }
@@ -98,13 +112,13 @@ export function forsake(draft: Draft, revision: number): void {
 	draft.move(revision, "Error", why);
 }
 
-/** Starts what stopped, or (`anew`) runs the live revision again. */
-export function begin(draft: Draft, anew: boolean): void {
+/** Starts what stopped, or (`anew`) runs the live revision again. Answers the revision that is to run anew, if one is. */
+export function begin(draft: Draft, anew: boolean): RevisionRecord | undefined {
 	const { service } = draft;
 	refuseWhileStopping(service);
 	const pending = onItsWay(service);
 	if (pending !== undefined) {
-		if (!anew) return;
+		if (!anew) return undefined;
 		throw new AppError("conflict", `revision ${pending.revision} is on its way`, {
 			hint: "Wait for it, or cancel it first.",
 		});
@@ -116,12 +130,13 @@ export function begin(draft: Draft, anew: boolean): void {
 		});
 	const runs = isWatched(record) && record.status !== "Error";
 	draft.set({ desired: "running" });
-	if (runs && !anew) return;
+	if (runs && !anew) return undefined;
 	const generation = record.lastGeneration + 1;
 	const change = { generation, lastGeneration: generation };
 	// One that is starting (again) already stays so; only what is started is another one now.
 	if (record.status === "Starting") draft.amend({ ...record, ...change, error: null });
 	else draft.move(record.revision, "Starting", null, change);
+	return record;
 }
 
 /** Whether a revision's programs are wanted, and with them its folder. */

@@ -64,7 +64,7 @@ export class Starter {
 		if (signal.aborted) throw error;
 		if (isAppError(error, "unavailable")) return false;
 		this.#deps.log.error({ err: error, service: service.id, revision: revision.revision }, "a start failed");
-		const failure = revisionError("internal", "start", wordsOf(error), { retryable: true });
+		const failure = revisionError("internal", "start", wordsOf(error), { retryable: !isAppError(error, "damaged") });
 		const observed = await this.#deps.runtime.observe(service, { signal });
 		const done = await this.#deps.editor.edit(service.id, (draft) => {
 			const record = revisionOf(draft.service, revision.revision);
@@ -79,6 +79,8 @@ export class Starter {
 /** Why a start failed, for whoever asked; what is internal is in the log alone. */
 function wordsOf(error: unknown): string {
 	if (isAppError(error, "no_space")) return "the server's disk is full";
+	if (isAppError(error, "damaged"))
+		return "the stored build is damaged: its bytes are not those that were built; update the service so that it is built again, or roll back";
 	if (isAppError(error) && error.code !== "internal" && error.code !== "not_found") return error.message;
 	return "it could not be started; the server's log says why";
 }

@@ -34,8 +34,16 @@ export type ServiceFilter = { readonly name?: string; readonly version?: string 
 export interface ServiceStore extends AsyncDisposable {
 	get(name: ServiceName): Promise<ServiceRecord | undefined>;
 	getById(id: string): Promise<ServiceRecord | undefined>;
-	/** In ascending order of name and version, from after `after`; streams. */
-	list(namespace: string, filter: ServiceFilter, after: ServiceName | null): AsyncIterable<ServiceRecord>;
+	/**
+	 * In ascending order of name and version, from after `after`; streams. `likely` is how many the caller thinks to take. While
+	 * a record is the same, a store may give the same object again: it is not to be changed.
+	 */
+	list(
+		namespace: string,
+		filter: ServiceFilter,
+		after: ServiceName | null,
+		likely?: number,
+	): AsyncIterable<ServiceRecord>;
 	/** Every service of every namespace; for recovery. */
 	all(): AsyncIterable<ServiceRecord>;
 	/** Rejects with `conflict` where the stored stamp is not the expected one. */

@@ -77,7 +77,7 @@ export class Postgres implements AsyncDisposable {
 			return postgres;
 		} catch (error) {
 			await postgres[Symbol.asyncDispose]();
-			throw isAppError(error) ? error : failure(error, "PostgreSQL");
+			throw isAppError(error) ? refused(error) : failure(error, "PostgreSQL");
 		}
 	}
 
@@ -192,6 +192,15 @@ export type Query = (text: string, values?: readonly unknown[]) => Promise<Row[]
 
 function invalid(message: string, hint: string): AppError {
 	return new AppError("invalid_argument", message, { field: "postgres", hint });
+}
+
+/** Who starts a server with the wrong user, password or database must not wait until it comes right. */
+function refused(error: AppError): AppError {
+	const state = stateOf(error.cause);
+	if (state?.startsWith("28"))
+		return invalid(error.message, "Check the user, PGPASSWORD or ~/.pgpass, and pg_hba.conf.");
+	if (state === "3D000") return invalid(error.message, "Create the database, or name another: CREATE DATABASE …");
+	return error;
 }
 
 /** Never repeats the URL: it may hold a password. */

@@ -41,7 +41,12 @@ t.test("status: a table on a terminal, tab-separated rows in a pipe, all pages a
 		["hello", "idle", "worker", "zeta"],
 		"every page",
 	);
-	t.ok(rows.every((row) => row.length === 6));
+	t.ok(rows.every((row) => row.length === 7));
+	t.same(
+		rows.map((row) => row[6]),
+		["r2: build failed: main.go:12:6: undefined: fmt.Prinln", "-", "-", "-"],
+		"why, in the service's own row",
+	);
 	const one = await runtime(["status", "hello"], { cwd, env });
 	t.match(one.stdout, /^hello\t.*\n$/);
 	const json: unknown = JSON.parse((await runtime(["status", "--json"], { cwd, env })).stdout);
@@ -55,6 +60,17 @@ t.test("status: a table on a terminal, tab-separated rows in a pipe, all pages a
 		(await runtime(["status", "worker", "--fields", "name,status"], { cwd, env })).stdout,
 	);
 	t.same(fields, [{ name: "worker", status: "Building" }]);
+});
+
+t.test("a terminal that does not know its size shows the table whole", async (t) => {
+	const { fake, cwd, env } = await fixture(t);
+	fake.seed("hello");
+	const terminal = new Terminal(["status"], { cwd, env }, { columns: 0, rows: 0 });
+	t.equal(await terminal.exit, 0);
+	t.match(terminal.stdout, /hello +latest +running +http:\/\/127\.0\.0\.1:\d+ +source:\/\/seed +now/);
+	const run = new Terminal(["run", ".", "--name", "new"], { cwd, env }, { columns: 0, rows: 0 });
+	t.equal(await run.exit, 0, run.stdout);
+	t.match(run.stdout, "new:latest is running (revision 1)");
 });
 
 t.test("a revision that was cancelled or superseded is no error in a table", async (t) => {
@@ -242,10 +258,17 @@ t.test("mistakes on the command line are exit 2 and say what was meant", async (
 		[["run", "--restart", "often"], "none of always, on-failure, never"],
 		[["run", "--instances", "0"], "no whole number from 1 to 100"],
 		[["run", "--memory", "15"], "--memory"],
-		[["run", "--memory", "512M"], "no whole number from 16 to 1048576"],
-		[["run", "--cpu", "0"], "--cpu must be a number of cores from 0.01 to 1024"],
-		[["update", "--cpu", "1e3"], "--cpu must be"],
-		[["run", "--processes", "7"], "no whole number from 8 to 4194304"],
+		[["run", "--memory", "512M"], '--memory: "512M" is no whole number of MiB from 16 to 1048576, nor default'],
+		[["run", "--memory", "512M"], "Did you mean:  --memory 512\n"],
+		[["run", "--memory", "1GB"], "Did you mean:  --memory 1024\n"],
+		[["run", "--memory", "1.5Gi"], "Did you mean:  --memory 1536\n"],
+		[["run", "--memory", "-1"], '--memory: "-1" is no whole number'],
+		[["run", "--memory", "99999999999999999999"], "is no whole number of MiB"],
+		[["run", "--cpu", "0"], '--cpu: "0" is no number of cores from 0.01 to 1024'],
+		[["update", "--cpu", "1e3"], '--cpu: "1e3" is no number'],
+		[["update", "--cpu", "500m"], "Did you mean:  --cpu 0.5\n"],
+		[["update", "--cpu", "1,5"], "Did you mean:  --cpu 1.5\n"],
+		[["run", "--processes", "7"], "no whole number of processes from 8 to 4194304"],
 		[["run", "--name", "Not_Valid"], "no name"],
 		[["run", "--version", ".."], "no version"],
 		[["logs", "x", "--since", "yesterday-ish"], "is no time"],
@@ -273,6 +296,10 @@ t.test("limits go with a run and an update, and only those that were said", asyn
 	t.same(sent().limits, { cpu: 2 });
 	await runtime(["update", ".", "--name", "app"], { cwd, env });
 	t.notOk("limits" in sent());
+	await runtime(["update", "app", "--memory", "default", "--cpu", "default", "--processes", "9"], { cwd, env });
+	t.same(sent().limits, { memory: null, cpu: null, processes: 9 }, "default takes one away");
+	await runtime(["deploy", ".", "--processes", "default", "--name", "app"], { cwd, env });
+	t.same(sent().limits, { processes: null });
 });
 
 t.test("help", async (t) => {

@@ -71,6 +71,8 @@ export class FakeServer {
 	readonly services = new Map<string, Held>();
 	/** Answers an upload at once, without reading it. */
 	refuseUpload: { status: number; code: string; detail: string } | undefined;
+	/** Answers whatever would make or change a service. */
+	refuseChange: { status: number; code: string; detail: string; field: string } | undefined;
 	/** Stops reading uploads. */
 	stallUpload = false;
 	/** Breaks this many create or update answers off after the work is done. */
@@ -174,6 +176,9 @@ export class FakeServer {
 				? this.#json(response, 200, body)
 				: this.#problem(response, status, String(asRecord(body).code), String(asRecord(body).detail));
 		}
+		const refused = record.key === undefined ? undefined : this.refuseChange;
+		if (refused !== undefined)
+			return this.#problem(response, refused.status, refused.code, refused.detail, { field: refused.field });
 		const again = record.key === undefined ? undefined : this.#made.get(record.key);
 		if (again !== undefined) return this.#accepted(response, again, record.key);
 		if (parts[0] === "session") return this.#json(response, 200, this.#session());

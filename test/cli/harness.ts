@@ -135,14 +135,14 @@ export async function runtime(
 
 export const COLUMNS = 100;
 
-/** On a pseudo-terminal of 100 by 30; everything arrives in `stdout`. */
+/** On a pseudo-terminal of 100 by 30, or of another size; everything arrives in `stdout`. */
 export class Terminal extends Running {
 	readonly #pidFile: string;
 
-	constructor(args: readonly string[], options: RunOptions) {
+	constructor(args: readonly string[], options: RunOptions, size = { columns: COLUMNS, rows: 30 }) {
 		const pidFile = join(mkdtempSync(join(tmpdir(), "runtime-pty-")), "pid");
 		const words = [process.execPath, LAUNCHER, ...args].map((word) => `'${word.replaceAll("'", "'\\''")}'`).join(" ");
-		const command = `stty cols ${COLUMNS} rows 30; echo $$ >'${pidFile}'; exec ${words}`;
+		const command = `stty cols ${size.columns} rows ${size.rows}; echo $$ >'${pidFile}'; exec ${words}`;
 		super(
 			spawn("script", ["-qfec", command, "/dev/null"], {
 				cwd: options.cwd,

@@ -25,6 +25,7 @@ t.test("runtime.json says what flags do not", async (t) => {
 		env: { LEVEL: "info", MODE: "a" },
 		args: ["-addr", "$HOST:$PORT"],
 		health: { type: "http", path: "/ready", timeout: 5 },
+		limits: { memory: 256, cpu: 0.5 },
 	});
 	const first = await runtime(["run", "."], { cwd, env });
 	t.equal(first.code, 0, first.stderr);
@@ -34,7 +35,9 @@ t.test("runtime.json says what flags do not", async (t) => {
 		env: { LEVEL: "info", MODE: "a" },
 		args: ["-addr", "$HOST:$PORT"],
 		health: { type: "http", path: "/ready", timeout: 5 },
+		builder: "go",
 	});
+	t.same(Object(body()).limits, { memory: 256, cpu: 0.5 });
 	t.equal(fake.requests.at(-1)?.namespace, "team");
 	const flags = ["--env", "MODE=b", "--health", "port", "--entrypoint", ".", "--name", "other"];
 	const second = await runtime(["run", ".", ...flags, "--", "-x"], { cwd, env: { ...env, RUNTIME_NAMESPACE: "mine" } });
@@ -46,6 +49,35 @@ t.test("runtime.json says what flags do not", async (t) => {
 	t.equal(fake.requests.at(-1)?.namespace, "flag");
 	const early = await runtime(["update", ".", "--no-wait"], { cwd, env });
 	t.match(early.stderr, "Follow: runtime wait shop --namespace team", "what is said next means the same namespace");
+	const limits = ["--memory", "default", "--processes", "64", "--builder", "default"];
+	const less = await runtime(["run", ".", "--name", "less", ...limits], { cwd, env });
+	t.equal(less.code, 0, less.stderr);
+	t.same(Object(body()).limits, { cpu: 0.5, processes: 64 }, "a new service has nothing that could be taken away");
+	t.notOk("builder" in Object(body()));
+	const taken = await runtime(["update", ".", "--name", "less", ...limits], { cwd, env });
+	t.equal(taken.code, 0, taken.stderr);
+	t.same(Object(body()).limits, { memory: null, cpu: 0.5, processes: 64 });
+	t.equal(Object(body()).builder, null);
+});
+
+t.test("a limit that the server refuses and no flag asked for says where it stands", async (t) => {
+	const { fake, cwd, env } = await fixture(t, { name: "shop", limits: { memory: 4096 } });
+	fake.refuseChange = {
+		...{ status: 400, code: "invalid_argument", field: "limits/memory" },
+		detail: "this server gives at most 1024 MiB, and 4096 were asked for",
+	};
+	const inFile = await runtime(["run", "."], { cwd, env });
+	t.equal(inFile.code, 1);
+	t.match(inFile.stderr, "limits/memory: this server gives at most 1024 MiB");
+	t.match(inFile.stderr, "runtime.json asks for it; without it:  runtime run … --memory default");
+	const flag = await runtime(["run", ".", "--memory", "4096"], { cwd, env });
+	t.notMatch(flag.stderr, "--memory default");
+	fake.seed("shop");
+	write(cwd, { "runtime.json": '{"name":"shop"}' });
+	const kept = await runtime(["update", "."], { cwd, env });
+	t.match(kept.stderr, "Try:  runtime update . --memory default");
+	const json = await runtime(["update", ".", "--json"], { cwd, env });
+	t.match(JSON.parse(json.stdout), { code: "invalid_argument", field: "limits/memory" });
 });
 
 t.test("another folder's runtime.json says nothing", async (t) => {
@@ -85,6 +117,9 @@ const GOOD: unknown[] = [
 	{ $schema: "x", name: "a-b", namespace: "n", entrypoint: ".", builder: "go", args: [], secrets: [], env: {} },
 	{ health: { type: "none" } },
 	{ health: { path: "/x", timeout: 3600 } },
+	{ limits: {} },
+	{ limits: { memory: 16, cpu: 0.01, processes: 8 } },
+	{ limits: { memory: 1_048_576, cpu: 1024, processes: 4_194_304 } },
 ];
 const BAD: [unknown, RegExp][] = [
 	[[], /runtime\.json: it must be one JSON object/],
@@ -109,6 +144,15 @@ const BAD: [unknown, RegExp][] = [
 	[{ health: { path: "x" } }, /health\/path must be/],
 	[{ health: { timeout: 0 } }, /health\/timeout must be/],
 	[{ health: { kind: "port" } }, /health\/kind is not known/],
+	[{ builder: "9go" }, /builder must be/],
+	[{ limits: 512 }, /limits must be an object, as \{ "memory": 256 \}/],
+	[{ limits: { mem: 512 } }, /limits\/mem is not known/],
+	[{ limits: { memory: "512" } }, /limits\/memory must be a whole number of MiB from 16 to 1048576/],
+	[{ limits: { memory: 15 } }, /limits\/memory must be/],
+	[{ limits: { memory: 16.5 } }, /limits\/memory must be/],
+	[{ limits: { memory: null } }, /limits\/memory must be/],
+	[{ limits: { cpu: 0 } }, /limits\/cpu must be a number of cores from 0\.01 to 1024/],
+	[{ limits: { processes: 4_194_305 } }, /limits\/processes must be/],
 ];
 
 t.test("every fault names its field, and the JSON schema agrees", (t) => {
@@ -139,7 +183,21 @@ t.test("a runtime.json that is broken stops before anything is asked or sent", a
 	write(cwd, { "runtime.json": '{"builder":"rust"}' });
 	const other = await runtime(["run", "."], { cwd, env });
 	t.equal(other.code, 2);
-	t.match(other.stderr, "builder rust is none of this server's (go); nothing was uploaded");
+	t.match(other.stderr, "runtime.json: builder rust is none of this server's (go); nothing was uploaded");
+	const typo = await runtime(["run", ".", "--builder", "og"], { cwd, env });
+	t.equal(typo.code, 2);
+	t.match(typo.stderr, "--builder og is none of this server's (go); nothing was uploaded\n  Did you mean:  go");
+	const twoBuilders = [
+		{ name: "go", markers: ["go.mod"] },
+		{ name: "node", markers: ["package.json"] },
+	];
+	const two = await FakeServer.start({ builders: twoBuilders });
+	t.teardown(() => two.stop());
+	write(cwd, { "runtime.json": "{}" });
+	const node = await runtime(["run", ".", "--builder", "node"], { cwd, env: { RUNTIME_URL: two.url } });
+	t.equal(node.code, 2);
+	t.match(node.stderr, "Nothing to build in . (no package.json)");
+	t.equal(two.uploads.length, 0);
 	t.equal(fake.uploads.length, 0);
 });
 

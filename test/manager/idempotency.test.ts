@@ -227,3 +227,33 @@ t.test("of ten updates with one tag, one is made", async (t) => {
 	);
 	t.same(answers.map(({ status }) => status).sort(), [200, ...Array.from({ length: 9 }, () => 412)]);
 });
+
+t.test("an answer is replayed although the server gives less and has other builders since", async (t) => {
+	const options = { ceiling: { memory: 2048, cpu: 4, processes: 100 } };
+	const core = await TestCore.open(t, options);
+	const source = await core.upload("1");
+	const asked = { limits: { memory: 2048 }, builder: "fake" };
+	const requests = [
+		() => core.manager.create("default", { name: "app", source, ...asked }, { once: { key: "a", hash: "a" } }),
+		() => core.manager.update(named("app"), { source, ...asked }, { once: { key: "b", hash: "b" } }),
+		() => core.manager.put(named("app"), { source, ...asked }, { once: { key: "c", hash: "c" } }),
+		() => core.manager.rollback(named("app"), 1, { once: { key: "d", hash: "d" } }),
+	];
+	for (const [index, request] of requests.entries()) {
+		t.equal((await request()).replayed, false);
+		await core.at("app", index + 1, "Running");
+	}
+	for (const change of [
+		() => Object.assign(options, { ceiling: { memory: 1024, cpu: 4, processes: 100 } }),
+		() => Object.defineProperty(core.builder, "name", { value: "other" }),
+	]) {
+		change();
+		await core.restart();
+		for (const [index, request] of requests.entries())
+			t.match(await request(), { replayed: true, revision: index + 1 });
+	}
+	const anew = { once: { key: "e", hash: "e" } };
+	const refused = { code: "invalid_argument" };
+	await t.rejects(core.manager.update(named("app"), asked, anew), { ...refused, field: "limits/memory" });
+	await t.rejects(core.manager.update(named("app"), { builder: "fake" }, anew), { ...refused, field: "builder" });
+});

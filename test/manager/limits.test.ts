@@ -86,3 +86,57 @@ t.test("a runtime that cannot hold programs to anything is asked for nothing", a
 		],
 	);
 });
+
+t.test("under a ceiling that was lowered what runs goes on, and no new run exceeds it", async (t) => {
+	const options = { ceiling: { memory: 2048, cpu: 4, processes: 100 } };
+	const core = await TestCore.open(t, options);
+	const limits = told(core);
+	const source = await core.upload("2");
+	await core.create("app", "1", { limits: { memory: 2048, cpu: 4, processes: 64 } });
+	await core.at("app", 1, "Running");
+	options.ceiling = CEILING;
+	await core.restart();
+	const before = await core.at("app", 1, "Running");
+	const said = (hint: RegExp) => ({
+		code: "invalid_argument",
+		field: "limits/memory",
+		message: "revision 1 has a limit of 2048 MiB and 4 cores, and this server gives at most 1024 MiB and 2 cores",
+		hint,
+	});
+	const send = /end less for limits\/memory and limits\/cpu, or null for the server's default; or ask the operator/;
+	await t.rejects(core.manager.update(named("app"), { source }), said(send));
+	await t.rejects(core.manager.put(named("app"), { env: { A: "1" } }), said(send));
+	await t.rejects(core.manager.rollback(named("app"), 1), said(/^Update the service with that revision's source/));
+	await t.rejects(core.manager.restart(named("app")), said(/^Update the service, and send less/));
+	const cpu = { code: "invalid_argument", field: "limits/cpu" };
+	await t.rejects(core.manager.update(named("app"), { limits: { memory: 512 } }), cpu);
+	await core.manager.update(named("app"), { metadata: { note: "x" } });
+	const { revisions, newest } = await core.manager.start(named("app"));
+	t.same(revisions, before.revisions, "it runs, and nothing was made of what was refused");
+	t.equal(newest, 1);
+	await core.manager.stop(named("app"));
+	await core.at("app", 1, "Stopped");
+	await t.rejects(core.manager.start(named("app")), said(/^Update the service/));
+	await core.manager.update(named("app"), { limits: { memory: 512, cpu: null } });
+	await core.at("app", 2, "Running");
+	t.same(limits.get(2), { memory: 512 * 1024 ** 2, pids: 64 });
+	await core.manager.restart(named("app"));
+	await core.at("app", 2, "Running");
+});
+
+t.test("a server that has come to hold programs to nothing says which limits to take away", async (t) => {
+	const options: { ceiling: typeof CEILING | null } = { ceiling: CEILING };
+	const core = await TestCore.open(t, options);
+	await core.create("app", "1", { limits: { processes: 64 } });
+	await core.at("app", 1, "Running");
+	options.ceiling = null;
+	await core.restart();
+	await t.rejects(core.manager.restart(named("app")), {
+		code: "invalid_argument",
+		field: "limits/processes",
+		message: "revision 1 has a limit of 64 processes, and programs that run as processes have no limits",
+		hint: "Update the service, and send null for limits/processes.",
+	});
+	await core.manager.update(named("app"), { limits: { processes: null } });
+	await core.at("app", 2, "Running");
+});

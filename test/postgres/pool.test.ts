@@ -40,7 +40,11 @@ t.test("connections to PostgreSQL", { skip: await PostgresHost.missing() }, asyn
 		const of = (user: string) => Postgres.open({ url: host.url("settings", user) }, TABLES);
 		await t.rejects(of("careless"), { code: "invalid_argument", field: "postgres", message: /synchronous_commit/ });
 		await t.rejects(of("poor"), { code: "invalid_argument", field: "postgres", hint: /CREATE SCHEMA runtime_builds/ });
-		await t.rejects(of("nobody"), { code: "unavailable", message: /role "nobody" does not exist/ });
+		await t.rejects(of("nobody"), { code: "invalid_argument", message: /role "nobody" does not exist/ });
+		await t.rejects(Postgres.open({ url: host.url("nowhere") }, TABLES), {
+			code: "invalid_argument",
+			hint: /CREATE DATABASE/,
+		});
 		await t.rejects(Postgres.open({ url: "mysql://x:secret@h/d" }, []), {
 			code: "invalid_argument",
 			message: /^((?!secret).)*$/,

@@ -2,11 +2,12 @@ import { type Api, servicePath } from "../api.ts";
 import type { Context, Input } from "../context.ts";
 import { dryRun } from "../dry-run.ts";
 import { CliError, EXIT, hints, isCliError, usage } from "../errors.ts";
-import { quote } from "../format.ts";
+import { nearest, quote } from "../format.ts";
 import { Interrupts } from "../interrupts.ts";
 import { contractNotice, missingService } from "../notices.ts";
 import { type Plan, planOf, type Verb } from "../plan.ts";
 import { resolveRemote } from "../remotes.ts";
+import { RUNTIME_FILE } from "../runtime-file.ts";
 import type { Screen } from "../screen/screen.ts";
 import { secretsOf } from "../secrets.ts";
 import type { Settings } from "../settings.ts";
@@ -86,8 +87,8 @@ async function deployed(
 		account: session.account,
 	});
 	contractNotice(session, screen);
-	if (origin.kind === "folder") checkFolder(context, origin.local, session);
 	checkBuilder(plan, session);
+	if (origin.kind === "folder") checkFolder(context, origin.local, session, plan.builder?.name);
 	if (local?.renamed && name === local.name) screen.say(`(the service is named ${name}, after the folder)`);
 	if (remote !== undefined) screen.say(`(${remote})`);
 	await checkVerb(api, plan, before);
@@ -112,7 +113,9 @@ async function deployed(
 		cancelAtOnce = true;
 		if (answersAtEnd) aborted.abort(new CliError("Cancelled", { exit: EXIT.cancelled, code: "cancelled" }));
 	};
-	const submitted = await submit(api, { ...changeOf(plan, settings), signal });
+	const submitted = await submit(api, { ...changeOf(plan, settings), signal }).catch((error: unknown) => {
+		throw withLimitHint(error, plan);
+	});
 	const { service } = submitted;
 	if (submitted.revision === undefined) {
 		screen.close();
@@ -125,15 +128,26 @@ async function deployed(
 		accepted(context, api, service, submitted.revision);
 		return EXIT.ok;
 	}
-	const builder = origin.kind === "folder" ? builderOf(origin.local, session.server.builders) : service.build?.builder;
+	const found = origin.kind === "folder" ? builderOf(origin.local, session.server.builders) : service.build?.builder;
+	const builder = plan.builder?.name ?? found;
 	const builds = settings.source !== undefined;
 	const rest = { builder, builds, root: local?.root, again: plan.again, cancelAtOnce };
 	return await watch({ context, api, screen, interrupts, watched, ...rest });
 }
 
 function changeOf({ verb, name, version }: Plan, settings: Settings): Change {
-	if (verb === "run") return { method: "POST", path: "/services", body: { name, version, ...settings } };
+	if (verb === "run") return { method: "POST", path: "/services", body: { name, version, ...said(settings) } };
 	return { method: verb === "update" ? "PATCH" : "PUT", path: servicePath(name, version), body: settings };
+}
+
+/** Without what is taken away: a new service has nothing yet. */
+function said({ limits, builder, ...rest }: Settings): Settings {
+	const given = Object.entries(limits ?? {}).filter(([, value]) => value !== null);
+	return {
+		...rest,
+		...(given.length === 0 ? {} : { limits: Object.fromEntries(given) }),
+		...(builder === undefined || builder === null ? {} : { builder }),
+	};
 }
 
 function finished(context: Context, service: Service): number {
@@ -172,16 +186,39 @@ function withHints(error: unknown, { verb, local, origin }: Plan, signal: AbortS
 	});
 }
 
-function checkFolder(context: Context, local: LocalSource, session: Session): void {
-	const { builders } = session.server;
+/** A limit that no flag asked for: where it stands, and what leaves it away. */
+function withLimitHint(error: unknown, { verb, limits, again }: Plan): unknown {
+	const [, name] = /^limits\/([a-z]+)$/.exec((isCliError(error) && error.problem?.field) || "") ?? [];
+	if (!isCliError(error) || name === undefined || limits[name] === "flag") return error;
+	const line =
+		limits[name] === "file"
+			? `${RUNTIME_FILE} asks for it; without it:  runtime ${verb} … --${name} default`
+			: `Try:  ${again} --${name} default`;
+	const { message, exit, code, problem } = error;
+	return new CliError(message, {
+		exit,
+		code,
+		lines: [...error.lines, line],
+		cause: error,
+		...(problem && { problem }),
+	});
+}
+
+/** What nobody on the server builds, or not the builder that was asked for, is not uploaded. */
+function checkFolder(context: Context, local: LocalSource, session: Session, asked: string | undefined): void {
+	const builders = session.server.builders.filter(({ name }) => asked === undefined || name === asked);
 	if (builders.length === 0) return;
 	if (builderOf(local, builders) === undefined) throw nothingToBuild(local, builders, context.cwd);
 }
 
 function checkBuilder({ builder }: Plan, session: Session): void {
 	const names = session.server.builders.map(({ name }) => name);
-	if (builder === undefined || names.length === 0 || names.includes(builder)) return;
-	throw usage(`runtime.json: builder ${builder} is none of this server's (${names.join(", ")}); nothing was uploaded`);
+	if (builder === undefined || names.length === 0 || names.includes(builder.name)) return;
+	const [close] = nearest(builder.name, names);
+	throw usage(
+		`${builder.from} ${builder.name} is none of this server's (${names.join(", ")}); nothing was uploaded`,
+		close === undefined ? [] : [`Did you mean:  ${close}`],
+	);
 }
 
 /** A folder that git ignores is not in the archive, and the server could only say that it is missing. */

@@ -37,17 +37,15 @@ async function listed(api: Api, name: string | undefined, version: string | unde
 
 function lines(services: readonly Service[], output: { isTTY?: boolean; columns?: number }): string[] {
 	const now = Date.now();
-	const shown = table(
-		HEADER,
-		services.map((service) => row(service, now)),
-		output,
-	);
+	// A program gets the reason in its service's own row, behind the columns that a person sees.
+	const row = (service: Service) => [...cells(service, now), ...(output.isTTY ? [] : [reasonOf(service)])];
+	const shown = table(HEADER, services.map(row), output);
 	if (!output.isTTY) return shown;
-	const errors = services.flatMap(errorLines).map((line) => clip(line, (output.columns ?? 200) * 3));
+	const errors = services.flatMap(errorLines).map((line) => clip(line, (output.columns || 200) * 3));
 	return errors.length === 0 ? shown : [...shown, "", ...errors];
 }
 
-function row(service: Service, now: number): string[] {
+function cells(service: Service, now: number): string[] {
 	const source = service.metadata.source ?? service.source;
 	const url = service.status === "Running" && service.url !== null ? service.url : "-";
 	const updated = ago(now - Date.parse(service.updatedAt));
@@ -74,9 +72,18 @@ export function statusWords(service: Service, now: number): string {
 
 function errorLines(service: Service): string[] {
 	const title = service.version === "latest" ? service.name : `${service.name}:${service.version}`;
+	return reasons(service).map((reason) => `${title} ${reason}`);
+}
+
+/** `r3: build failed: main.go:12:6: undefined: fmt.Prinln`, or `-` where nothing failed. */
+function reasonOf(service: Service): string {
+	return reasons(service).join("; ") || "-";
+}
+
+function reasons({ revision, error, target }: Service): string[] {
 	const found: string[] = [];
-	if (service.error !== null) found.push(`${title} r${service.revision}: ${errorWords(service.error)}`);
-	if (service.target?.error) found.push(`${title} r${service.target.revision}: ${errorWords(service.target.error)}`);
+	if (error !== null) found.push(`r${revision}: ${errorWords(error)}`);
+	if (target?.error) found.push(`r${target.revision}: ${errorWords(target.error)}`);
 	return found;
 }
 
@@ -86,7 +93,7 @@ export function errorWords(error: ServiceError): string {
 	const position =
 		first !== undefined && first.line > 0 ? `:${first.line}${first.column > 0 ? `:${first.column}` : ""}` : "";
 	const detail = first === undefined ? error.message : `${first.file}${position}: ${first.message}`;
-	return `${error.code.replaceAll("_", " ")}: ${printable(detail)}`;
+	return `${error.code.replaceAll("_", " ")}: ${printable(detail.replaceAll(/\s*\n\s*/g, " "))}`;
 }
 
 /** Drawn again each second on a terminal; in a pipe, the rows that changed. */
@@ -109,8 +116,8 @@ async function watched(
 			if (stdout.isTTY) {
 				const fitting = text
 					.flatMap((line) => line.split("\n"))
-					.slice(0, (stdout.rows ?? 24) - 1)
-					.map((line) => clip(line, (stdout.columns ?? 80) - 1));
+					.slice(0, (stdout.rows || 24) - 1)
+					.map((line) => clip(line, (stdout.columns || 80) - 1));
 				stdout.write(`${drawn > 0 ? `\x1b[${drawn}A\r\x1b[J` : ""}${fitting.join("\n")}\n`);
 				drawn = fitting.length;
 			} else {

@@ -113,7 +113,7 @@ export class TtyScreen implements Screen {
 	}
 
 	#erase(): string {
-		const columns = this.#output.columns ?? 80;
+		const columns = this.#output.columns || 80;
 		let rows = 0;
 		for (const taken of this.#drawn) rows += Math.max(1, Math.ceil(taken / columns));
 		this.#drawn = [];
@@ -122,8 +122,8 @@ export class TtyScreen implements Screen {
 
 	#draw(): void {
 		if (this.#open === undefined) return;
-		const columns = Math.max(10, (this.#output.columns ?? 80) - 1);
-		const rows = Math.max(1, (this.#output.rows ?? 24) - 1);
+		const columns = Math.max(10, (this.#output.columns || 80) - 1);
+		const rows = Math.max(1, (this.#output.rows || 24) - 1);
 		const lines = this.#block(this.#open).slice(0, rows);
 		const texts = lines.map(({ text }) => clip(text, columns));
 		const hide = this.#hidden ? "" : "\x1b[?25l";

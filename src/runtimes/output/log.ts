@@ -1,4 +1,4 @@
-import { closeSync, existsSync, ftruncateSync, openSync, renameSync, rmSync, writeSync } from "node:fs";
+import { existsSync, rmSync } from "node:fs";
 import { mkdir, open, readdir, rm } from "node:fs/promises";
 import { join, relative, resolve } from "node:path";
 import { AppError } from "../../errors.ts";
@@ -11,6 +11,7 @@ import {
 	type PunchHole,
 	punchHole,
 } from "./follower.ts";
+import { LastLines } from "./last-lines.ts";
 import { Poll } from "./poll.ts";
 import {
 	type Cursor,
@@ -21,6 +22,7 @@ import {
 	parseLine,
 	segmentName,
 } from "./record.ts";
+import { SegmentFile } from "./segment-file.ts";
 
 export type { Follower, OutputSource } from "./follower.ts";
 export { PartlyStored } from "./follower.ts";
@@ -42,10 +44,6 @@ const LF = 0x0a;
 /** A start reads no more than this of the log, so checkpoints come twice as often. */
 const TAIL_BYTES = 1024 * 1024;
 const CHECKPOINT_EVERY = TAIL_BYTES / 4;
-/** What `lastLines` can give: lines an instance, characters a line, instances. */
-const LAST_LINES = 20;
-const LAST_LINE_LENGTH = 4_096;
-const LAST_INSTANCES = 16;
 
 export type ServiceLogOptions = {
 	/** A segment file is closed when it has grown to this many bytes. Default 4 MiB. */
@@ -71,11 +69,10 @@ export class ServiceLog implements AsyncDisposable {
 	readonly #poll: Poll;
 	readonly #punchHole: PunchHole;
 	readonly #offsets = new Map<string, Cursor>();
-	readonly #lastLines = new Map<string, string[]>();
+	readonly #lastLines = new LastLines();
 	readonly #followers = new Map<string, Follower>();
 	#segments: number[] = [];
-	#fd = -1;
-	#size = 0;
+	#segment: SegmentFile | null = null;
 	#sinceCheckpoint = 0;
 	#seq = 0;
 	#lastTime = "";
@@ -131,14 +128,14 @@ export class ServiceLog implements AsyncDisposable {
 
 	/** The last lines of an instance, oldest first: at most 20, each cut to 4096 characters. */
 	lastLines(instance: string, count: number): readonly string[] {
-		return count <= 0 ? [] : (this.#lastLines.get(instance) ?? []).slice(-count);
+		return this.#lastLines.of(instance, count);
 	}
 
 	/** Closes all followers, without their unfinished lines. */
 	async [Symbol.asyncDispose](): Promise<void> {
 		await Promise.all([...this.#followers.values()].map((follower) => follower.close(false)));
-		if (this.#fd >= 0) closeSync(this.#fd);
-		this.#fd = -1;
+		this.#segment?.close();
+		this.#segment = null;
 	}
 
 	#freeKey(source: OutputSource): string {
@@ -160,13 +157,14 @@ export class ServiceLog implements AsyncDisposable {
 		this.#segments.sort((a, b) => a - b);
 		const last = this.#segments.at(-1);
 		if (last === undefined) {
-			this.#startSegment();
+			this.#segment = this.#startSegment();
 			return;
 		}
 		const file = join(this.#folder, segmentName(last));
 		this.#seq = last - 1;
 		await using handle = await open(file, "r+");
 		const { size } = await handle.stat();
+		let end = 0;
 		for (const want of [TAIL_BYTES, size]) {
 			const buffer = Buffer.alloc(Math.min(size, want));
 			await handle.read(buffer, 0, buffer.length, size - buffer.length);
@@ -174,12 +172,12 @@ export class ServiceLog implements AsyncDisposable {
 			const whole = buffer.lastIndexOf(LF) + 1;
 			if (whole === 0 && buffer.length < size) continue;
 			const begin = buffer.length === size ? 0 : buffer.indexOf(LF) + 1;
-			this.#size = size - buffer.length + whole;
+			end = size - buffer.length + whole;
 			if (!this.#remember(buffer.toString("utf8", begin, whole)) && buffer.length < size) continue;
 			break;
 		}
-		if (this.#size < size) await handle.truncate(this.#size);
-		this.#fd = openSync(file, "a");
+		if (end < size) await handle.truncate(end);
+		this.#segment = SegmentFile.append(file, end);
 		this.#removeOld();
 	}
 
@@ -199,15 +197,16 @@ export class ServiceLog implements AsyncDisposable {
 				this.#seq = line.seq;
 				this.#lastTime = line.time;
 				this.#offsets.set(line.file, line.end);
-				this.#keepLast(line.instance, [line.text]);
+				this.#lastLines.add(line.instance, [line.text]);
 			}
 		}
 		return checkpoint;
 	}
 
 	#append(source: OutputSource, lines: readonly { readonly text: string; readonly end: Cursor }[]): void {
-		if (this.#fd < 0) throw new AppError("unavailable", "this log is closed");
-		if (this.#size >= this.#segmentBytes && this.#segments.at(-1) !== this.#seq + 1) this.#rotate();
+		let segment = this.#segment;
+		if (segment === null) throw new AppError("unavailable", "this log is closed");
+		if (segment.size >= this.#segmentBytes && this.#segments.at(-1) !== this.#seq + 1) segment = this.#rotate(segment);
 		// Never backwards, so that a search by time is a search by order.
 		const now = this.#now().toISOString();
 		if (now > this.#lastTime) this.#lastTime = now;
@@ -217,42 +216,27 @@ export class ServiceLog implements AsyncDisposable {
 		let seq = this.#seq;
 		let text = "";
 		for (const line of lines) text += formatRecord(++seq, origin, line.end, line.text);
-		const whole = this.#write(text);
+		const before = segment.size;
+		const whole = segment.write(text);
 		const stored = whole === null ? lines : lines.slice(0, whole.lines);
 		const last = stored.at(-1);
 		if (last !== undefined) {
 			this.#seq += stored.length;
 			this.#offsets.set(file, last.end);
-			const recent = stored.slice(-LAST_LINES).map((line) => line.text);
-			this.#keepLast(instance, recent);
+			this.#lastLines.add(
+				instance,
+				stored.map((line) => line.text),
+			);
 		}
 		if (whole !== null) throw last === undefined ? whole.error : new PartlyStored(last.end, whole.error);
+		this.#sinceCheckpoint += segment.size - before;
 		failpoint("output.after_append");
 		if (this.#sinceCheckpoint >= CHECKPOINT_EVERY) this.#checkpoint();
 	}
 
-	/** Null when all was written; else how many whole lines were, and the file ends with them. */
-	#write(text: string): { lines: number; error: unknown } | null {
-		const bytes = Buffer.from(text);
-		let written = 0;
-		try {
-			while (written < bytes.length) written += writeSync(this.#fd, bytes, written);
-		} catch (error) {
-			const whole = written === 0 ? 0 : bytes.lastIndexOf(LF, written - 1) + 1;
-			this.#size += whole;
-			ftruncateSync(this.#fd, this.#size);
-			let lines = 0;
-			for (let at = bytes.indexOf(LF); at >= 0 && at < whole; at = bytes.indexOf(LF, at + 1)) lines++;
-			return { lines, error };
-		}
-		this.#size += bytes.length;
-		this.#sinceCheckpoint += bytes.length;
-		return null;
-	}
-
 	#checkpoint(): void {
 		// One that does not fit on the disk is only a slower start later: the next append says what is wrong.
-		if (this.#write(formatCheckpoint(this.#offsets)) === null) this.#sinceCheckpoint = 0;
+		if (this.#segment?.write(formatCheckpoint(this.#offsets)) === null) this.#sinceCheckpoint = 0;
 	}
 
 	#restarted(source: OutputSource): void {
@@ -260,54 +244,29 @@ export class ServiceLog implements AsyncDisposable {
 		this.#checkpoint();
 	}
 
-	#rotate(): void {
+	#rotate(old: SegmentFile): SegmentFile {
 		failpoint("output.before_rotate");
 		for (const file of this.#offsets.keys()) {
 			if (!this.#followers.has(file) && !existsSync(resolve(this.#folder, file))) this.#offsets.delete(file);
 		}
-		const old = this.#fd;
-		this.#startSegment();
-		closeSync(old);
+		const segment = this.#startSegment();
+		this.#segment = segment;
+		old.close();
 		this.#removeOld();
+		return segment;
 	}
 
-	/** Complete with its first checkpoint or not there: by renaming. */
-	#startSegment(): void {
+	#startSegment(): SegmentFile {
 		const first = this.#seq + 1;
-		const temporary = join(this.#folder, "segment.tmp");
-		const checkpoint = formatCheckpoint(this.#offsets);
-		const fd = openSync(temporary, "a");
-		try {
-			ftruncateSync(fd, 0);
-			if (writeSync(fd, checkpoint) < Buffer.byteLength(checkpoint)) throw new AppError("no_space", "the disk is full");
-			renameSync(temporary, join(this.#folder, segmentName(first)));
-		} catch (error) {
-			closeSync(fd);
-			throw error;
-		}
-		this.#fd = fd;
-		this.#size = Buffer.byteLength(checkpoint);
+		const segment = SegmentFile.begin(this.#folder, first, formatCheckpoint(this.#offsets));
 		this.#sinceCheckpoint = 0;
 		this.#segments.push(first);
+		return segment;
 	}
 
 	#removeOld(): void {
 		for (const first of this.#segments.splice(0, Math.max(0, this.#segments.length - this.#keep))) {
 			rmSync(join(this.#folder, segmentName(first)), { force: true });
-		}
-	}
-
-	#keepLast(instance: string, lines: readonly string[]): void {
-		const kept = this.#lastLines.get(instance) ?? [];
-		kept.push(...lines.map((line) => line.slice(0, LAST_LINE_LENGTH)));
-		if (kept.length > LAST_LINES) kept.splice(0, kept.length - LAST_LINES);
-		// Set anew, so that the order of the map is that of the last use.
-		this.#lastLines.delete(instance);
-		this.#lastLines.set(instance, kept);
-		if (this.#lastLines.size <= LAST_INSTANCES) return;
-		for (const oldest of this.#lastLines.keys()) {
-			this.#lastLines.delete(oldest);
-			break;
 		}
 	}
 }
