@@ -1,12 +1,16 @@
+import { createHash } from "node:crypto";
+import { realpath, stat } from "node:fs/promises";
 import path from "node:path";
 import Docker from "dockerode";
 import type { Logger } from "pino";
+import type { SandboxOptions } from "./builders/sandbox/choose.ts";
 import type { Config } from "./config.ts";
 import { AppError, messageOf } from "./errors.ts";
 import { type Loading, openLoading } from "./loading/loading.ts";
 import type { Ceiling } from "./manager/limits.ts";
 import type { CompanionOptions, CompanionRuntime } from "./runtimes/companion/runtime.ts";
 import { bridgeAddress } from "./runtimes/docker/bridge.ts";
+import { BuildContainers } from "./runtimes/docker/build-containers.ts";
 import { createImages } from "./runtimes/docker/images.ts";
 import { LoaderBinary } from "./runtimes/docker/loader-binary.ts";
 import { createDockerRuntime } from "./runtimes/docker/runtime.ts";
@@ -20,6 +24,8 @@ export type DockerParts = {
 	readonly runtime: CompanionRuntime;
 	readonly loading: Loading;
 	readonly ceiling: NonNullable<Ceiling>;
+	/** For builds, where nothing else keeps them to themselves. */
+	readonly containers: NonNullable<SandboxOptions["containers"]>;
 	/** Makes the base images, so that the first service need not wait for them. Resolves also where it could not. */
 	prepare(): Promise<void>;
 };
@@ -43,17 +49,18 @@ export async function openDocker(
 	);
 	const closing = new AbortController();
 	own({ [Symbol.asyncDispose]: async () => closing.abort() });
-	const images = createImages({
-		docker,
-		loader: new LoaderBinary({ go: config.go, cache: path.join(folder("loading"), "loader") }),
-		...{ image: config.image, imageNode: config.imageNode, signal: closing.signal },
-	});
+	const { go, image, imageNode } = config;
+	const remake = { go, cache: path.join(folder("loading"), "loader"), made: folder("images"), image, imageNode };
+	const loader = new LoaderBinary({ go, cache: remake.cache });
+	const { made } = remake;
+	const images = createImages({ docker, loader, image, imageNode, made, signal: closing.signal });
 	const runtime = own(
 		await createDockerRuntime({
 			...options,
 			folder: folder("containers"),
 			socket: socketPath,
 			images: (requires) => images.image(requires),
+			remake,
 			loader: {
 				url: (spec) => loading.pass(spec, spec.revision).url,
 				token: (spec) => loading.token(spec, spec.revision),
@@ -67,6 +74,7 @@ export async function openDocker(
 	return {
 		runtime,
 		loading,
+		containers: { engine: new BuildContainers(docker), owner: await markOf(config.dataDir) },
 		ceiling: { memory: config.maxMemory, cpu: config.maxCpu, processes: config.maxProcesses },
 		prepare: async () => {
 			try {
@@ -80,6 +88,15 @@ export async function openDocker(
 			}
 		},
 	};
+}
+
+/** Another one for a copy of the folder, and where containers have the same path for folders of their own. */
+async function markOf(dataDir: string): Promise<string> {
+	const { ino, birthtimeNs } = await stat(dataDir, { bigint: true });
+	return createHash("sha256")
+		.update(`${await realpath(dataDir)}\0${ino}\0${birthtimeNs}`)
+		.digest("hex")
+		.slice(0, 16);
 }
 
 /** Undefined where it is not set. Throws `invalid_argument` for an engine elsewhere: containers' addresses are not reached there. */

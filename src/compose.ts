@@ -4,7 +4,6 @@ import path from "node:path";
 import type { FastifyInstance } from "fastify";
 import type { Logger } from "pino";
 import { ensureAdminToken } from "./accounts/admin-token.ts";
-import { LevelTokenStore } from "./accounts/level-tokens.ts";
 import { buildApp } from "./app.ts";
 import { Blobs } from "./blob/blobs.ts";
 import { LevelBlobStore } from "./blob/level.ts";
@@ -13,17 +12,16 @@ import { GoLauncher } from "./builders/launchers/go.ts";
 import { NodeLauncher } from "./builders/launchers/node.ts";
 import { ProcfileLauncher } from "./builders/launchers/procfile.ts";
 import { PythonLauncher } from "./builders/launchers/python.ts";
-import { packageSettings } from "./builders/launchers/tools.ts";
+import { sweepCaches } from "./builders/leftovers.ts";
 import { createNodeBuilder } from "./builders/node/node.ts";
-import { type Chosen, chooseSandbox } from "./builders/sandbox/choose.ts";
+import { type Chosen, chooseSandbox, type SandboxOptions } from "./builders/sandbox/choose.ts";
 import { MIB } from "./builders/sandbox/limits.ts";
+import { openRecords } from "./compose-records.ts";
 import { type Config, flagOf } from "./config.ts";
 import { loadContract, projectRoot } from "./contract/document.ts";
 import { AppError, messageOf } from "./errors.ts";
-import { Database } from "./leveldb/database.ts";
 import { createCore } from "./manager/core.ts";
 import { FileBuildLogs } from "./manager/file-build-logs.ts";
-import { LevelServiceStore } from "./manager/level-store.ts";
 import { sourceId, sourceKey } from "./manager/model.ts";
 import type { ServiceStore } from "./manager/store.ts";
 import { sweep } from "./manager/sweep.ts";
@@ -50,6 +48,8 @@ export type Server = {
 	readonly store: ServiceStore;
 	/** Takes up what an earlier server left. Call it once, before listening. */
 	start(): Promise<void>;
+	/** Resolves, with the reason, when the server must end at once: another one has its records. */
+	readonly lost: Promise<AppError>;
 	/** Ends requests, streams and builds in good order; services go on unless `stopServices` is set. */
 	close(): Promise<void>;
 };
@@ -75,13 +75,12 @@ async function assemble(config: Config, log: Logger, opened: AsyncDisposable[]):
 		opened.push(resource);
 		return resource;
 	};
+	const lost = Promise.withResolvers<AppError>();
 	await mkdir(config.dataDir, { recursive: true, mode: 0o700 });
 	// Where the data folder lies in somebody's project, its package.json must not say how Node reads programs.
 	await writeFile(folder("package.json"), "{}\n");
 
-	const database = await Database.open(folder("records"), { acceptLoss: config.acceptLoss });
-	const store = own(new LevelServiceStore(database));
-	const tokens = new LevelTokenStore(database);
+	const { store, tokens } = await openRecords(config, folder("records"), log, own, lost.resolve);
 	const blobStore = own(await LevelBlobStore.open(folder("blobs"), { database: { acceptLoss: config.acceptLoss } }));
 	const blobs = new Blobs(blobStore, { maxBytes: Math.max(config.maxSourceBytes, 2 * 1024 ** 3) });
 	const buildLogs = new FileBuildLogs(folder("build-logs"), { maxBytes: config.maxBuildLogBytes });
@@ -101,16 +100,13 @@ async function assemble(config: Config, log: Logger, opened: AsyncDisposable[]):
 	const runtime =
 		docker?.runtime ??
 		own(await createProcessRuntime({ ...companion, folder: folder("services"), path: programPath() }));
-	const { sandbox, warning, note } = own(await openSandbox(config, folder("sandbox")));
+	const { sandbox, warning, note } = own(await openSandbox(config, folder("sandbox"), docker?.containers));
 	if (warning !== undefined) log.warn(warning);
 	if (note !== undefined) log.info(note);
 	const cacheFolder = config.cacheDir ?? folder("cache");
+	await sweepCaches(cacheFolder, config.dataDir);
 	const go = createGoBuilder({ cacheFolder, workFolder, goCommand: config.go, sandbox });
-	const tools = {
-		path: process.env.PATH ?? SYSTEM_PATH,
-		workFolder,
-		env: packageSettings(process.env),
-	};
+	const tools = { sandbox, cacheFolder, workFolder, serverEnv: process.env, npmCommand: config.npm };
 	const launchers = [new ProcfileLauncher(), new NodeLauncher(tools), new GoLauncher(go), new PythonLauncher(tools)];
 	const node = createNodeBuilder({ cacheFolder, workFolder, npmCommand: config.npm, sandbox });
 	const builders = [go, node];
@@ -174,9 +170,7 @@ async function assemble(config: Config, log: Logger, opened: AsyncDisposable[]):
 			version: await packageVersion(),
 			builders: "launchers" in flow ? flow.launchers : flow.builders,
 			maxSourceBytes: config.maxSourceBytes,
-			// What profile dev prepares in place runs outside the sandbox.
-			buildsFor:
-				config.openBuilds || (sandbox.name !== "none" && config.profile !== "dev") ? "everyone" : "administrator",
+			buildsFor: config.openBuilds || sandbox.name !== "none" ? "everyone" : "administrator",
 			ready: () => ready,
 		},
 		down: down.signal,
@@ -188,8 +182,7 @@ async function assemble(config: Config, log: Logger, opened: AsyncDisposable[]):
 	});
 
 	return {
-		app,
-		store,
+		...{ app, store, lost: lost.promise },
 		start: async () => {
 			await ensureAdminToken(folder("admin-token"), tokens, now());
 			const removed = await sweep(blobs, store, { signal: down.signal });
@@ -226,14 +219,18 @@ function programPath(): string {
 	return [path.dirname(process.execPath), process.env.PATH ?? SYSTEM_PATH].join(path.delimiter);
 }
 
-async function openSandbox(config: Config, workFolder: string): Promise<Chosen> {
+async function openSandbox(
+	config: Config,
+	workFolder: string,
+	containers: SandboxOptions["containers"],
+): Promise<Chosen> {
 	await removeTree(workFolder);
 	const limits = {
 		memory: config.buildMemory * MIB,
 		processes: config.buildProcesses,
 		disk: config.buildDisk * MIB,
 	};
-	const options = { workFolder, limits, env: process.env, path: process.env.PATH ?? SYSTEM_PATH };
+	const options = { workFolder, limits, env: process.env, path: process.env.PATH ?? SYSTEM_PATH, containers };
 	return chooseSandbox(config.sandbox, options, { signal: AbortSignal.timeout(SANDBOX_TRIAL_MS) });
 }
 

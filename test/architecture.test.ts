@@ -32,6 +32,7 @@ const RULES: readonly {
 			"src/runtimes/runtime.ts",
 			"src/blob/store.ts",
 			"src/builders/builder.ts",
+			"src/builders/sandbox/container/engine.ts",
 			"src/platform",
 		],
 		packages: ["dockerode", "tar-stream"],

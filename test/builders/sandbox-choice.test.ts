@@ -1,19 +1,26 @@
 import { mkdtemp, readdir, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
+import Docker from "dockerode";
 import t, { type Test } from "tap";
-import { chooseSandbox, type SandboxChoice } from "../../src/builders/sandbox/choose.ts";
-import { BWRAP, skip } from "./hostile/sandboxes.ts";
+import { chooseSandbox, type SandboxChoice, type SandboxOptions } from "../../src/builders/sandbox/choose.ts";
+import { loadConfig } from "../../src/config.ts";
+import { BuildContainers } from "../../src/runtimes/docker/build-containers.ts";
+import { BWRAP, noEngine, ownEngine, skip } from "./hostile/sandboxes.ts";
 
 const call = { signal: new AbortController().signal };
 
-async function choose(t: Test, choice: SandboxChoice, path: string, how: { groups?: boolean; filter?: boolean } = {}) {
+async function choose(t: Test, choice: SandboxChoice, path: string, how: Partial<SandboxOptions> = {}) {
 	const workFolder = await mkdtemp(join(tmpdir(), "choice-"));
 	t.teardown(() => rm(workFolder, { recursive: true, force: true }));
 	const chosen = await chooseSandbox(choice, { workFolder, path, ...how }, call);
 	t.teardown(() => chosen[Symbol.asyncDispose]());
 	return { chosen, workFolder };
 }
+
+const containersAt = (socketPath: string) => ({
+	containers: { engine: new BuildContainers(new Docker({ socketPath })), owner: Math.random().toString(36).slice(2) },
+});
 
 /** A folder with a bwrap that says no. */
 async function broken(t: Test): Promise<string> {
@@ -69,4 +76,33 @@ t.test("bubblewrap refuses to go on without it", async (t) => {
 t.test("none is not complained about", async (t) => {
 	const { chosen } = await choose(t, "none", process.env.PATH ?? "");
 	t.match(chosen, { sandbox: { name: "none" }, warning: undefined, note: undefined });
+});
+
+t.test("where Docker is the runtime, auto takes containers after bubblewrap", { skip: noEngine || skip }, async (t) => {
+	const { socket } = await ownEngine();
+	const refused = await choose(t, "auto", await broken(t), containersAt(socket));
+	t.match(refused.chosen, { sandbox: { name: "container" }, warning: undefined });
+	t.match(refused.chosen.note, /builds run in containers, which takes longer: bwrap does not work here/);
+	const first = await choose(t, "auto", dirname(BWRAP ?? ""), containersAt(socket));
+	t.equal(first.chosen.sandbox.name, "bubblewrap");
+	const named = await choose(t, "container", dirname(BWRAP ?? ""), containersAt(socket));
+	t.match(named.chosen, { sandbox: { name: "container" }, warning: undefined, note: undefined });
+});
+
+t.test("without an engine there are no containers", async (t) => {
+	for (const [how, message] of [
+		[containersAt("/no/such/docker.sock"), /no sandbox for builds: containers do not work .*does not answer/],
+		[undefined, /the runtime is not Docker/],
+	] as const)
+		await t.rejects(choose(t, "container", "/nonexistent", how), { code: "unavailable", message, field: "sandbox" });
+	const { chosen } = await choose(t, "auto", "/nonexistent", containersAt("/no/such/docker.sock"));
+	t.match(chosen, { sandbox: { name: "none" }, warning: /no bwrap on the PATH; containers do not work/ });
+});
+
+t.test("--sandbox container is of the profile docker", async (t) => {
+	t.throws(() => loadConfig(["--sandbox", "container"], {}), {
+		...{ code: "invalid_argument", message: /--sandbox container needs --profile docker; it is "local"/ },
+	});
+	t.equal(loadConfig(["--sandbox", "container", "--profile", "docker"], {}).sandbox, "container");
+	t.throws(() => loadConfig(["--sandbox", "jail"], {}), { message: /must be auto, bubblewrap, container or none/ });
 });

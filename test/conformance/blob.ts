@@ -11,6 +11,8 @@ export type BlobFixture = {
 export type BlobSuiteOptions = {
 	/** The most that resident memory may grow while 64 MiB are stored and read. Default 48 MiB. */
 	readonly maxGrowth?: number;
+	/** A blob of so many bytes is not all on its way when its first chunk is there. Default 4 MiB. */
+	readonly inFlight?: number;
 };
 
 const MIB = 1024 * 1024;
@@ -296,10 +298,11 @@ export function blobSuite(
 	);
 
 	check("a blob that loses bytes while it is read is damaged, and never looks complete", async (t, store, { cut }) => {
-		await store.put("shrinks", reusedChunks(pattern(4 * MIB), MIB), never());
+		const size = options.inFlight ?? 4 * MIB;
+		await store.put("shrinks", reusedChunks(pattern(size), MIB), never());
 		const read = async () => {
 			let count = 0;
-			for await (const _chunk of await store.get("shrinks", never())) if (count++ === 0) await cut(2 * MIB + 1);
+			for await (const _chunk of await store.get("shrinks", never())) if (count++ === 0) await cut(size / 2 + 1);
 		};
 		await t.rejects(read(), { code: "damaged" });
 	});

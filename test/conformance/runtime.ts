@@ -217,7 +217,7 @@ export function runtimeSuite(t: Test, open: (t: Test) => Promise<RuntimeHarness>
 			sha256: "0".repeat(64),
 		};
 		const applied = harness.runtime.apply(harness.spec(service, 1, "serve", { program: altered }), call);
-		await t.rejects(applied, { code: "internal" });
+		await t.rejects(applied, { code: "damaged" });
 		t.same((await harness.runtime.observe(service, call)).revisions, []);
 	});
 

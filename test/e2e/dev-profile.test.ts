@@ -3,6 +3,7 @@ import { existsSync } from "node:fs";
 import { readdir, rm } from "node:fs/promises";
 import path from "node:path";
 import t, { type Test } from "tap";
+import { PackageIndex } from "../builders/launchers/package-index.ts";
 import type { Api, Service } from "../harness/api.ts";
 import { processesUnder, programsUnder } from "../harness/processes.ts";
 import { dataFolder, TestServer, until } from "../harness/server.ts";
@@ -127,6 +128,31 @@ t.test("each kind of program runs, is answered when it does, and ends", async (t
 	await until(async () => (await list(api)).length === 0, "all are gone");
 	await nothing(server);
 });
+
+t.test(
+	"packages of a private index: its password is in neither the log nor the program",
+	{ skip: has("python3") ? false : "python3 is missing" },
+	async (t) => {
+		const index = await PackageIndex.open(t);
+		index.credentials = `operator:${TOKEN}`;
+		await index.publish("greet", "import os\ndef run():\n    print(dict(os.environ))\n    return {'who': 'greet'}");
+		const server = await start(t, [], { PIP_INDEX_URL: index.simple, PIP_CONFIG_FILE: "/dev/null" });
+		const { api } = server;
+		const program = PYTHON.replace('os.environ.get("GREETING", "python")', "str(greet.SEEN) + str(dict(os.environ))");
+		const files = { "main.py": `import greet\n${program}`, "requirements.txt": "greet==1.0\n" };
+		const service = await make(api, "private", files);
+		const said = await replies(service);
+		t.match(said, "'who': 'greet'");
+		t.notMatch(said, TOKEN);
+		const answer = await fetch(`${server.url}/builds/private/latest/log`, {
+			headers: { authorization: `Bearer ${server.token}` },
+		});
+		const log = await answer.text();
+		t.match(log, "pip install -r requirements.txt");
+		t.notMatch(log, TOKEN);
+		await api.call("DELETE", "/services/private/latest");
+	},
+);
 
 async function list(api: Api): Promise<readonly Service[]> {
 	const { body } = await api.call("GET", "/services");

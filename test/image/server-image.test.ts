@@ -47,7 +47,7 @@ t.test("the image is built from the Dockerfile and runs as compose.yaml says", {
 		await docker("rm", "-v", name);
 	});
 
-	await t.test("as compose.yaml says: it builds and runs a service as a container beside it", async (t) => {
+	const composed = async (t: Test, name: string, secured: boolean) => {
 		const { services, volumes } = parse(await readFile(path.join(root, "compose.yaml"), "utf8"));
 		const { runtime } = services;
 		const { gid } = await stat(engine.socket);
@@ -55,18 +55,21 @@ t.test("the image is built from the Dockerfile and runs as compose.yaml says", {
 		t.same(Object.keys(volumes), ["data"]);
 		t.equal(runtime.network_mode, "host");
 		const port = await freePort();
-		const name = "composed";
 		await docker(
 			...["run", "-d", "--name", name, "--network", runtime.network_mode, "--group-add", String(gid)],
 			...runtime.volumes.flatMap((volume: string) => [
 				"-v",
 				volume.replace(/^\/var\/run\/docker\.sock:/, `${engine.socket}:`),
 			]),
-			...runtime.security_opt.flatMap((option: string) => ["--security-opt", option]),
+			...(secured ? [] : runtime.security_opt).flatMap((option: string) => ["--security-opt", option]),
+			...["-e", "RUNTIME_LOG_LEVEL=info"],
 			// Where this machine's Go gets its modules from is no part of the image, and no module is needed here.
 			...["test/server:1", ...runtime.command.map((word: string) => word.replace(":8080", `:${port}`))],
 		);
 		await healthy(t, docker, name);
+		const log = await docker("logs", name);
+		if (secured) t.match(log, /builds run in containers, which takes longer: bwrap does not work here/);
+		else t.notMatch(log, /builds run in containers/);
 		const token = (await docker("exec", name, "cat", "admin-token")).trim();
 		const cli = (...words: string[]) =>
 			promisify(execFile)(process.execPath, [path.join(root, "clients/cli/bin.mjs"), ...words], {
@@ -77,6 +80,11 @@ t.test("the image is built from the Dockerfile and runs as compose.yaml says", {
 		const { stdout } = await cli("run", ".");
 		const url = stdout.trim().split("\n").at(-1) ?? "";
 		t.match(await (await fetch(url)).text(), /Hello/);
+		t.equal(
+			(await docker("ps", "-a", "--filter", "label=runtime-builds.build", "-q")).trim(),
+			"",
+			"none is left of builds",
+		);
 		const running = await docker("ps", "--filter", "label=runtime-builds.name=hello", "-q");
 		t.equal(running.trim().split("\n").length, 1, "it runs in a container of its own");
 		await docker("restart", "-t", "30", name);
@@ -90,7 +98,13 @@ t.test("the image is built from the Dockerfile and runs as compose.yaml says", {
 		await cli("kill", "hello");
 		t.equal((await docker("ps", "-a", "--filter", "label=runtime-builds.name=hello", "-q")).trim(), "");
 		await docker("rm", "-f", "-v", name);
-	});
+		t.equal((await docker("volume", "ls", "-q")).trim(), "data", "nor volumes");
+		await docker("volume", "rm", "data");
+	};
+	await t.test("as compose.yaml says: it builds and runs a service as a container beside it", (t) =>
+		composed(t, "composed", false),
+	);
+	await t.test("without its security options it builds in containers", (t) => composed(t, "secured", true));
 });
 
 type Client = (...args: string[]) => Promise<string>;

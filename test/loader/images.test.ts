@@ -1,4 +1,4 @@
-import { chmodSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import Docker from "dockerode";
@@ -114,7 +114,8 @@ require("node:dns").lookup("localhost", (error, address) => console.log(JSON.str
 	);
 });
 
-t.test("older images of ours go, and those that a container uses stay", async (t) => {
+t.test("an installation's older images go; those that a container uses and those of others stay", async (t) => {
+	const made = path.join(folder(t), "made");
 	const older = async (text: string): Promise<string> => {
 		const files = await imageFiles(await loader.file(architecture), undefined);
 		const extra = { type: "text", name: "older", mode: 0o644, text } as const;
@@ -126,17 +127,22 @@ t.test("older images of ours go, and those that a container uses stay", async (t
 		for await (const chunk of answer) t.match(String(chunk), "Loaded");
 		return tag;
 	};
-	const [unused, used] = [await older("1"), await older("2")];
+	const [unused, used, others] = [await older("1"), await older("2"), await older("3")];
+	// As an earlier version of this installation has left it.
+	mkdirSync(made);
+	for (const tag of [unused, used]) writeFileSync(path.join(made, tag.replace(/^.*\/(.*):/, "$1-")), "");
 	const container = await docker.createContainer({ Image: used });
 	t.teardown(async () => {
 		await container.remove();
-		await docker.getImage(used).remove();
+		for (const tag of [used, others]) await docker.getImage(tag).remove();
 	});
-	const images = createImages({ docker, loader });
+	const images = createImages({ docker, loader, made });
 	await images.ensure();
 	const left = await tags();
 	t.notOk(left.includes(unused));
 	t.ok(left.includes(used));
+	t.ok(left.includes(others), "another server's, though nothing uses it");
+	t.equal(readdirSync(made).length, 3, "the used one is to go later");
 	t.ok(left.includes(await images.image("none")));
 	t.ok(left.includes(await images.image("node")));
 });

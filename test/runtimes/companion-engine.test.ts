@@ -6,7 +6,7 @@ import { AppError } from "../../src/errors.ts";
 import type { Engine, Exit, InstancePlan, Running } from "../../src/runtimes/companion/engine.ts";
 import type { ServiceRef } from "../../src/runtimes/runtime.ts";
 import { until } from "../conformance/runtime.ts";
-import { FAST, SERVICE } from "./process-harness.ts";
+import { FAST, SERVICE } from "./runtime-harness.ts";
 import { openSupervisor, worker } from "./supervisor-harness.ts";
 
 /** One that can go away, and whose instances are listeners of the test's own process. */

@@ -3,7 +3,8 @@ import t from "tap";
 import { createProcessRuntime } from "../../src/runtimes/process/runtime.ts";
 import { until } from "../conformance/runtime.ts";
 import { SmallDisk } from "../harness/small-disk.ts";
-import { ask, call, companion, FAST, programs, reach, SERVICE, spec } from "./process-harness.ts";
+import { programs, spec } from "./process-harness.ts";
+import { ask, call, companion, FAST, reach, SERVICE } from "./runtime-harness.ts";
 
 const skip = await SmallDisk.missing();
 

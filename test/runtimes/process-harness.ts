@@ -1,14 +1,11 @@
-import { createHash } from "node:crypto";
-import { mkdtemp, readFile, rm } from "node:fs/promises";
-import { request } from "node:http";
-import { tmpdir } from "node:os";
+import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { Test } from "tap";
 import { platformOf } from "../../src/platform/platform.ts";
-import { CompanionLock } from "../../src/runtimes/companion/lock.ts";
 import { createProcessRuntime, type ProcessRuntimeOptions } from "../../src/runtimes/process/runtime.ts";
-import type { Runtime, ServiceRef, ServiceSpec } from "../../src/runtimes/runtime.ts";
-import { type RuntimeHarness, until } from "../conformance/runtime.ts";
+import type { ServiceRef, ServiceSpec } from "../../src/runtimes/runtime.ts";
+import type { RuntimeHarness } from "../conformance/runtime.ts";
+import { ask, FAST, folderOf, specOf } from "./runtime-harness.ts";
 
 const SHEBANG = `#!${process.execPath}\n`;
 
@@ -45,40 +42,9 @@ switch (behaviour) {
 }
 `;
 
-export const FAST = {
-	graceMs: 2_000,
-	drainMs: 5_000,
-	backoffFirstMs: 20,
-	backoffMostMs: 200,
-	aliveMs: 100,
-	idleMs: 300,
-	unavailableMs: 20_000,
-	ports: { from: 21_000, to: 31_999 },
-};
-
-export const SERVICE: ServiceRef = { id: "s1", namespace: "default", name: "hello", version: "latest" };
-export const call = { signal: new AbortController().signal };
-
 /** A folder of the test's own, in which nothing runs any more when the test is over. */
-export async function dataFolder(t: Test): Promise<string> {
-	const folder = await mkdtemp(join(tmpdir(), "process-runtime-"));
-	t.teardown(async () => {
-		const runtime = await createProcessRuntime({ folder, ...FAST });
-		for await (const service of runtime.list(call)) await runtime.remove(service, call);
-		await runtime[Symbol.asyncDispose]();
-		await until(
-			() => companion(folder),
-			(pid) => pid === null,
-			"the companion ends by itself",
-		);
-		await rm(folder, { recursive: true, force: true });
-	});
-	return folder;
-}
-
-/** Pid of the folder's living companion. */
-export async function companion(folder: string): Promise<number | null> {
-	return (await new CompanionLock(folder, platformOf()).holder())?.pid ?? null;
+export function dataFolder(t: Test): Promise<string> {
+	return folderOf(t, (folder) => createProcessRuntime({ folder, ...FAST }));
 }
 
 /** Pids of all that carries the mark of this folder. */
@@ -95,41 +61,7 @@ export function spec(
 	change: Partial<ServiceSpec> = {},
 	text = PROGRAM,
 ): ServiceSpec {
-	const bytes = Buffer.from(text);
-	const open = async () =>
-		(async function* () {
-			yield bytes;
-		})();
-	return {
-		...service,
-		revision,
-		generation: 1,
-		program: { kind: "build", sha256: createHash("sha256").update(bytes).digest("hex"), size: bytes.length, open },
-		requires: "none",
-		args,
-		env: {},
-		health: { type: "port", path: "/", timeout: 30 },
-		restart: "on-failure",
-		instances: 1,
-		...change,
-	};
-}
-
-/** Body of a 200, null for anything else. A connection of its own. */
-export function ask(url: string): Promise<string | null> {
-	return new Promise((resolve) => {
-		const outgoing = request(url, { agent: false, timeout: 10_000 }, (response) => {
-			let body = "";
-			response.setEncoding("utf8").on("data", (piece) => {
-				body += piece;
-			});
-			response.on("end", () => resolve(response.statusCode === 200 ? body : null));
-			response.on("error", () => resolve(null));
-		});
-		outgoing.on("timeout", () => outgoing.destroy());
-		outgoing.on("error", () => resolve(null));
-		outgoing.end();
-	});
+	return specOf(Buffer.from(text), service, revision, args, change);
 }
 
 export async function harness(
@@ -147,12 +79,4 @@ export async function harness(
 		close,
 		spec: (service, revision, behaviour, change) => spec(service, revision, [behaviour], change),
 	};
-}
-
-export function reach(runtime: Runtime, revision: number, phase: string, generation = 1, service = SERVICE) {
-	return until(
-		() => runtime.observe(service, call),
-		(seen) => seen.revisions.find((one) => one.revision === revision && one.generation === generation)?.phase === phase,
-		`revision ${revision} is ${phase}`,
-	);
 }

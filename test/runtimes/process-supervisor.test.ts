@@ -12,7 +12,8 @@ import { checkRange, defaultRange, Ports } from "../../src/runtimes/companion/po
 import { MAX_REQUEST_BYTES } from "../../src/runtimes/companion/protocol.ts";
 import { createProcessRuntime } from "../../src/runtimes/process/runtime.ts";
 import { until } from "../conformance/runtime.ts";
-import { call, companion, dataFolder, FAST, harness, reach, SERVICE, spec } from "./process-harness.ts";
+import { dataFolder, harness, spec } from "./process-harness.ts";
+import { call, companion, FAST, reach, SERVICE } from "./runtime-harness.ts";
 import { openSupervisor, refuseState, worker } from "./supervisor-harness.ts";
 
 t.test("a service that was removed while its state could not be written is never written again", async (t) => {

@@ -2,7 +2,8 @@ import t from "tap";
 import { platformOf } from "../../src/platform/platform.ts";
 import { CompanionLock } from "../../src/runtimes/companion/lock.ts";
 import { until } from "../conformance/runtime.ts";
-import { ask, call, harness, reach, SERVICE, spec } from "./process-harness.ts";
+import { harness, spec } from "./process-harness.ts";
+import { ask, call, reach, SERVICE } from "./runtime-harness.ts";
 
 const QUICK = { checkMs: 50, askMs: 100 };
 

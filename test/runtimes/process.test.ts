@@ -4,7 +4,8 @@ import { Agent, request } from "node:http";
 import { createServer } from "node:net";
 import t from "tap";
 import { until } from "../conformance/runtime.ts";
-import { ask, call, harness, programs, reach, SERVICE, spec } from "./process-harness.ts";
+import { harness, programs, spec } from "./process-harness.ts";
+import { ask, call, reach, SERVICE } from "./runtime-harness.ts";
 
 const SOON = { type: "port", path: "/", timeout: 1.5 } as const;
 

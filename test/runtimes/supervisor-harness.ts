@@ -11,7 +11,7 @@ import type { SpecRecord } from "../../src/runtimes/companion/state-file.ts";
 import { Supervisor } from "../../src/runtimes/companion/supervisor.ts";
 import { ProcessEngine } from "../../src/runtimes/process/engine.ts";
 import { until } from "../conformance/runtime.ts";
-import { FAST, SERVICE } from "./process-harness.ts";
+import { FAST, SERVICE } from "./runtime-harness.ts";
 
 /** A supervisor within the test's own process; what it runs ends with the test. */
 export async function openSupervisor(

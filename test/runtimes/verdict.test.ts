@@ -135,7 +135,11 @@ const ROWS: readonly Row[] = [
 	},
 	{
 		...{ name: "a start whose build could not be loaded", from: FRESH, ending: NOT_LOADED },
-		...{ phase: "starting", code: "internal", again: true, more: { failedStarts: 1 } },
+		...{ phase: "failed", code: "internal", again: false, more: { failedStarts: 1 } },
+	},
+	{
+		...{ name: "the program's own 95", from: FRESH, ending: { exitCode: 95, lastLines: ["I am done"] } },
+		...{ phase: "starting", code: "exited", again: true, more: { failedStarts: 1 } },
 	},
 	{
 		...{ name: "a restart whose build could not be loaded", from: PROVEN, ending: NOT_LOADED },

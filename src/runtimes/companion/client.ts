@@ -155,7 +155,7 @@ export class CompanionClient {
 					if (starting === null || starting.ended) starting = this.#start();
 				} else {
 					const hello = await this.#hello(holder.socket);
-					if (hello.protocol >= PROTOCOL && hello.oldest <= PROTOCOL) return this.#fitting(hello, holder.socket);
+					if (hello.protocol >= PROTOCOL && hello.oldest <= PROTOCOL && this.#fits(hello)) return holder.socket;
 					if (hello.oldest > PROTOCOL)
 						throw new AppError("unavailable", "the companion of this data folder is of a newer version");
 					await this.#send(holder.socket, "handOver", null, AbortSignal.timeout(HELLO_MS));
@@ -176,10 +176,14 @@ export class CompanionClient {
 		);
 	}
 
-	/** Throws `unavailable` where its programs are not of the kind that is asked for: no other could adopt them. */
-	#fitting({ engine }: Hello, socket: string): string {
-		const { kind } = this.#options.settings.engine;
-		if (engine === kind) return socket;
+	/**
+	 * False where it looks for its engine at another place: the next one looks here. Throws `unavailable` where its programs are
+	 * not of the kind that is asked for: no other could adopt them.
+	 */
+	#fits({ engine, socket }: Hello): boolean {
+		const wanted = this.#options.settings.engine;
+		const { kind } = wanted;
+		if (engine === kind) return socket === undefined || wanted.kind !== "docker" || wanted.socket === socket;
 		throw new AppError(
 			"unavailable",
 			`the companion of this data folder runs its programs by "${engine}", not by "${kind}"`,

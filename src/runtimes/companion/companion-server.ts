@@ -33,7 +33,13 @@ export class CompanionServer {
 		this.#handlers = {
 			hello: async ({ settings }) => {
 				supervisor.settings = settings;
-				return { protocol: PROTOCOL, oldest: OLDEST_PROTOCOL, pid: process.pid, engine: supervisor.kind };
+				return {
+					protocol: PROTOCOL,
+					oldest: OLDEST_PROTOCOL,
+					pid: process.pid,
+					engine: supervisor.kind,
+					...supervisor.place,
+				};
 			},
 			apply: async (spec) => supervisor.apply(spec).then(() => null),
 			abandon: async ({ id, revision }) => supervisor.abandon(id, revision).then(() => null),

@@ -32,6 +32,9 @@ export type Folders = {
 /** What an instance is to be. `record.instance` is its name: unique for ever, and durable before `start`. */
 export type InstancePlan = { readonly spec: SpecRecord; readonly record: InstanceRecord; readonly folders: Folders };
 
+/** `proven`: the run had been ready before, so whatever is in the way of another start is not its fault. */
+export type StartPlan = InstancePlan & { readonly proven: boolean };
+
 /** Whoever's output can be read, to its end. */
 export interface Heard {
 	/**
@@ -87,9 +90,9 @@ export interface Engine extends AsyncDisposable {
 	check(spec: SpecRecord, programs: string): Promise<void>;
 	/**
 	 * Rejects with `internal` (why it cannot be started, in words for the service's owner: the run has failed) or `unavailable`
-	 * (tried again later, same plan). What is no AppError is for the log alone.
+	 * (tried again later, same plan; its message says why meanwhile). What is no AppError is for the log alone.
 	 */
-	start(plan: InstancePlan): Promise<Running>;
+	start(plan: StartPlan): Promise<Running>;
 	/** What an earlier companion started; a Gone where it has ended since; null where it never was started. */
 	adopt(plan: InstancePlan): Promise<Running | Gone | null>;
 	/** Ends whatever runs of an instance that nobody holds (it was gone, or its start failed half-way). As `Running.stop`. */

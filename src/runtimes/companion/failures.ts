@@ -29,7 +29,7 @@ export function howItEnded({ exitCode, words }: Pick<Exit, "exitCode" | "words">
 }
 
 /** The loader's words where it gave up on the build, so that the program never ran; else null. */
-function whyNotLoaded(exitCode: number | null, lastLines: readonly string[]): string | null {
+export function whyNotLoaded(exitCode: number | null, lastLines: readonly string[]): string | null {
 	const line = exitCode === NOT_LOADED ? lastLines.at(-1) : undefined;
 	return line?.startsWith(LOADER_SAYS) === true ? line.slice(LOADER_SAYS.length) : null;
 }

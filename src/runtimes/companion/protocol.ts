@@ -29,6 +29,8 @@ export type Hello = {
 	readonly pid: number;
 	/** What starts its programs. */
 	readonly engine: Engine["kind"];
+	/** Where it found its engine, of a kind that has a socket; null: at the usual one. An older companion does not say. */
+	readonly socket?: string | null;
 };
 
 export type Answer<T> =

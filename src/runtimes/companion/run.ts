@@ -1,22 +1,15 @@
-import { isAppError } from "../../errors.ts";
-import { failpoint } from "../../failpoint.ts";
+import { type AppError, isAppError } from "../../errors.ts";
 import type { Upstream } from "../forwarder/forwarder.ts";
 import type { RevisionObserved, RevisionPhase } from "../runtime.ts";
 import { fromWall, toWall } from "./clock.ts";
-import type { Running } from "./engine.ts";
 import { failure } from "./failures.ts";
-import type { Ports } from "./ports.ts";
+import { isReachable } from "./reach.ts";
+import { Slot, type SlotHost, type SlotRun } from "./slot.ts";
 import type { InstanceRecord, RunRecord, SpecRecord } from "./state-file.ts";
-import { LAST_LINES, type Lived, Tenure, type TenureHost } from "./tenure.ts";
+import type { Lived } from "./tenure.ts";
 import { isOver, judge, type Standing } from "./verdict.ts";
-import type { Vigil } from "./vigil.ts";
 
-export type RunHost = TenureHost & {
-	readonly ports: Ports;
-	readonly vigil: Vigil;
-	readonly newId: () => string;
-	/** Resolves when the service's state is durable; tries again for as long as the disk refuses. */
-	persist(): Promise<void>;
+export type RunHost = SlotHost & {
 	/** Something about this run is different now. */
 	changed(run: Run): void;
 	/** Whether another revision has the requests. */
@@ -28,10 +21,9 @@ export class Run {
 	readonly spec: SpecRecord;
 	readonly #host: RunHost;
 	readonly #stop = new AbortController();
-	readonly #tenures = new Map<number, Tenure>();
+	readonly #slots: readonly Slot[];
 	/** Taken in advance for its first programs. */
 	readonly #ports: number[];
-	#waiting: readonly InstanceRecord[];
 	#work: Promise<unknown> = Promise.resolve();
 	#standing: Standing;
 
@@ -41,9 +33,11 @@ export class Run {
 		const { phase, failure: why, everReady, failedStarts, endedSlots } = record;
 		const exits = record.exits.map((time) => fromWall(host.clock, time));
 		this.#standing = { phase, failure: why, everReady, failedStarts, exits, endedSlots };
-		this.#waiting = record.instances;
 		this.#ports = [...ports];
-		for (const { port } of record.instances) host.ports.hold(port);
+		const own = this.#forSlots();
+		const left = (slot: number) => record.instances.find((instance) => instance.slot === slot) ?? null;
+		const count = Math.max(1, record.spec.instances);
+		this.#slots = Array.from({ length: count }, (_, slot) => new Slot(host, own, slot, left(slot)));
 	}
 
 	/** `ports` are taken already, one for each of its programs. */
@@ -68,35 +62,22 @@ export class Run {
 
 	/** Whether it has processes, or will. */
 	get busy(): boolean {
-		return !this.isOver || this.#tenures.size > 0;
+		return !this.isOver || this.#slots.some(({ held }) => held);
 	}
 
 	is(spec: Pick<SpecRecord, "revision" | "generation">): boolean {
 		return this.spec.revision === spec.revision && this.spec.generation === spec.generation;
 	}
 
-	get #slots(): number {
-		return Math.max(1, this.spec.instances);
-	}
-
 	/** Starts the programs, or goes on with those that an earlier companion has started. */
 	start(): void {
-		const records = this.#waiting;
 		if (this.isOver) {
-			for (const { port } of records) this.#host.ports.release(port);
-			this.#waiting = [];
+			for (const slot of this.#slots) slot.forget();
 			return;
 		}
-		const slots = Array.from({ length: this.#slots }, (_, slot) => slot);
+		const { endedSlots } = this.#standing;
 		this.#work = Promise.all(
-			slots
-				.filter((slot) => !this.#standing.endedSlots.includes(slot))
-				.map((slot) =>
-					this.#keep(
-						slot,
-						records.find((record) => record.slot === slot),
-					),
-				),
+			this.#slots.filter(({ number }) => !endedSlots.includes(number)).map((slot) => slot.keep()),
 		);
 	}
 
@@ -115,18 +96,15 @@ export class Run {
 
 	/** Where requests can go now. */
 	get upstreams(): Upstream[] {
-		return [...this.#tenures.values()]
-			.filter(({ record }) => record.ready)
-			.map(({ record }) => ({ id: record.instance, host: record.host, port: record.port }));
+		return this.#slots.map(({ upstream }) => upstream).filter((upstream) => upstream !== null);
 	}
 
 	get record(): RunRecord {
-		const held = [...this.#tenures.values()].map(({ record }) => record);
 		return {
 			...this.#standing,
 			spec: this.spec,
 			exits: this.#standing.exits.map((time) => toWall(this.#host.clock, time)),
-			instances: [...held, ...this.#waiting.filter(({ slot }) => !this.#tenures.has(slot))],
+			instances: this.#slots.map(({ record }) => record).filter((record) => record !== null),
 		};
 	}
 
@@ -137,183 +115,70 @@ export class Run {
 		return { revision, generation, phase, failure: why, instances };
 	}
 
-	/** A slot's whole life. Never rejects: what goes wrong ends the run. */
-	async #keep(slot: number, record: InstanceRecord | undefined): Promise<void> {
-		const { signal } = this.#stop;
-		let failures = 0;
-		let waiting = record;
-		try {
-			while (!signal.aborted) {
-				const adopted = waiting === undefined ? null : await this.#adopt(waiting);
-				waiting = undefined;
-				this.#waiting = this.#waiting.filter((candidate) => candidate.slot !== slot);
-				const tenure = adopted ?? (await this.#begin(slot));
-				if (tenure === null) break;
-				let again = false;
-				let atOnce = false;
-				try {
-					const ending = await this.#watch(tenure);
-					if (ending !== null && !signal.aborted) {
-						// The world is told before what is left of it is ended: that may take the whole grace.
-						const lines = await tenure.lastLines(ending.late === null);
-						failures = ending.upMs >= this.#host.settings().stableMs ? 1 : failures + 1;
-						// Where that goes on and on it is no fault of the program's, and still no reason to be busy with it.
-						atOnce = ending.excused === true && failures === 1;
-						tenure.record = { ...tenure.record, ready: false };
-						again = this.#judge(tenure, ending, lines);
-						this.#host.changed(this);
-					}
-				} finally {
-					await this.#close(tenure);
-				}
-				await this.#host.persist();
-				this.#host.changed(this);
-				if (!again) break;
-				if (atOnce) continue;
-				const { backoffFirstMs, backoffMostMs } = this.#host.settings();
-				await this.#host.clock.sleep(Math.min(backoffMostMs, backoffFirstMs * 2 ** (failures - 1)), signal);
-			}
-		} catch (error) {
-			this.#host.report(`revision ${this.spec.revision} of ${this.spec.id} could not be kept running`, error);
-			const why = failure("internal", wordsOf(error), null, this.#standing.failure?.lastLines ?? []);
-			if (this.phase !== "stopping") this.#standing = { ...this.#standing, phase: "failed", failure: why };
-			this.#stop.abort();
-			await this.#host.persist();
-			this.#host.changed(this);
-		}
-	}
-
-	/** Null where the run ended before there was a port for it, or the engine could be reached. */
-	async #begin(slot: number): Promise<Tenure | null> {
-		const port = this.#ports.pop() ?? (await this.#takePort());
-		if (port === null) return null;
-		const tenure = Tenure.fresh(this.#host, this.spec, slot, port, this.#host.newId());
-		this.#tenures.set(slot, tenure);
-		try {
-			await this.#host.persist();
-			failpoint("companion.before_spawn");
-			await tenure.start(this.#stop.signal);
-			await this.#host.persist();
-			this.#host.changed(this);
-			return tenure;
-		} catch (error) {
-			await this.#close(tenure);
-			if (this.#stop.signal.aborted && isAppError(error, "unavailable")) return null;
-			throw error;
-		}
-	}
-
-	#takePort(): Promise<number | null> {
-		const { clock, ports } = this.#host;
-		const limitMs = this.everReady ? Number.POSITIVE_INFINITY : this.spec.health.timeout * 1000;
-		return ports.takeInTime(clock, limitMs, this.#stop.signal);
-	}
-
-	async #adopt(record: InstanceRecord): Promise<Tenure | null> {
-		const tenure = await Tenure.adopt(this.#host, this.spec, record);
-		failpoint("companion.adopt");
-		if (tenure === null) {
-			this.#host.ports.release(record.port);
-			return null;
-		}
-		this.#tenures.set(record.slot, tenure);
-		this.#host.changed(this);
-		return tenure;
-	}
-
-	/** How it ended; null when the run is to stop. */
-	async #watch(tenure: Tenure): Promise<Lived | null> {
-		const { running } = tenure;
-		if (running === null) return { ...(tenure.gone ?? { exitCode: null }), late: null, upMs: 0 };
-		const told = Promise.withResolvers<null>();
-		const tell = () => told.resolve(null);
-		const aborted = told.promise;
-		if (this.#stop.signal.aborted) return null;
-		this.#stop.signal.addEventListener("abort", tell, { once: true });
-		try {
-			return await this.#watchUntil(tenure, running, aborted);
-		} finally {
-			this.#stop.signal.removeEventListener("abort", tell);
-		}
-	}
-
-	async #watchUntil(tenure: Tenure, running: Running, aborted: Promise<null>): Promise<Lived | null> {
-		const { clock, vigil } = this.#host;
-		const { startedAt } = tenure;
-		const { health } = this.spec;
-		const exit = running.exited.then((how) => ({ ...how, late: null, upMs: clock.now() - startedAt }));
-		// One that had stopped listening before it was adopted is not ended for it now.
-		if (!tenure.record.ready && tenure.record.lapsed !== true) {
-			const first = await tenure.untilReady(running, exit, aborted, this.#stop.signal);
-			if (first !== "ready") return first;
-		}
-		failpoint("companion.after_ready");
-		if (tenure.record.ready) this.#becameReady();
-		await this.#host.persist();
-		const record = () => tenure.record;
-		const host = () => running.listeningAt();
-		const lapsed = (why: string) => this.#lapsed(tenure, why);
-		const recovered = (at: string) => this.#recovered(tenure, at);
-		const stopWatching = vigil.add({ record, health, host, lapsed, recovered }, !tenure.record.ready);
-		try {
-			return await Promise.race([exit, aborted]);
-		} finally {
-			stopWatching();
-		}
+	#forSlots(): SlotRun {
+		const run = this;
+		return {
+			spec: this.spec,
+			signal: this.#stop.signal,
+			get everReady() {
+				return run.everReady;
+			},
+			portInAdvance: () => this.#ports.pop(),
+			changed: () => this.#host.changed(this),
+			becameReady: () => this.#becameReady(),
+			lapsed: (why, lastLines) => this.#lapsed(why, lastLines),
+			waits: (why) => this.#waits(why),
+			judge: (record, ending, lastLines) => this.#judge(record, ending, lastLines),
+			failed: (error) => this.#failed(error),
+		};
 	}
 
 	#becameReady(): void {
-		const wanted = this.#slots - this.#standing.endedSlots.length;
-		const ready = [...this.#tenures.values()].filter(({ record }) => record.ready).length;
+		const wanted = this.#slots.length - this.#standing.endedSlots.length;
+		const ready = this.#slots.filter((slot) => slot.ready).length;
 		if (ready >= wanted && this.phase !== "stopping" && !this.isOver)
 			this.#standing = { ...this.#standing, phase: "ready", failure: null, everReady: true };
 		this.#host.changed(this);
 	}
 
-	/** It lives, so it is not started again; but no request goes to it. */
-	#lapsed(tenure: Tenure, why: string): void {
-		tenure.record = { ...tenure.record, ready: false, lapsed: true };
-		const lines = this.#host.log.lastLines(tenure.record.instance, LAST_LINES);
+	#lapsed(why: string, lastLines: readonly string[]): void {
 		if (this.phase === "ready")
-			this.#standing = { ...this.#standing, phase: "starting", failure: failure("not_listening", why, null, lines) };
+			this.#standing = {
+				...this.#standing,
+				phase: "starting",
+				failure: failure("not_listening", why, null, lastLines),
+			};
 		this.#host.changed(this);
-		this.#keepInMind();
 	}
 
-	#recovered(tenure: Tenure, host: string): void {
-		tenure.record = { ...tenure.record, ready: true, lapsed: false, host };
-		this.#becameReady();
-		this.#keepInMind();
+	/** Why it is not there. Of an engine that is away everybody is told who asks. */
+	#waits({ message }: AppError): void {
+		const { phase, failure: before } = this.#standing;
+		if (phase !== "starting" || before?.message === message || !isReachable(this.#host.engine)) return;
+		this.#standing = { ...this.#standing, failure: failure("internal", message, null, before?.lastLines ?? []) };
+		this.#host.changed(this);
 	}
 
-	#keepInMind(): void {
-		this.#host.persist().catch((error) => this.#host.report(`the state of ${this.spec.id} could not be kept`, error));
-	}
-
-	/** Ends what is left of it, keeps its output, and forgets it. */
-	async #close(tenure: Tenure): Promise<void> {
-		const { record } = tenure;
-		tenure.record = { ...record, ready: false };
-		if (record.ready) this.#host.changed(this);
-		await tenure.end();
-		this.#tenures.delete(record.slot);
-		this.#host.ports.release(record.port);
-		await this.#host.persist();
-		await tenure.discard();
-	}
-
-	/** True: start it again. */
-	#judge({ record }: Tenure, ending: Lived, lastLines: readonly string[]): boolean {
+	#judge({ slot, port }: InstanceRecord, ending: Lived, lastLines: readonly string[]): boolean {
 		const { clock, settings } = this.#host;
-		const { slot, port } = record;
+		const slots = this.#slots.length;
 		const { standing, again } = judge(
 			this.#standing,
 			{ ...ending, slot, port, lastLines, at: clock.now() },
-			{ ...settings(), restart: this.spec.restart, slots: this.#slots, anotherServes: this.#host.anotherServes(this) },
+			{ ...settings(), restart: this.spec.restart, slots, anotherServes: this.#host.anotherServes(this) },
 		);
 		this.#standing = standing;
 		if (this.isOver) this.#stop.abort();
 		return again;
+	}
+
+	async #failed(error: unknown): Promise<void> {
+		this.#host.report(`revision ${this.spec.revision} of ${this.spec.id} could not be kept running`, error);
+		const why = failure("internal", wordsOf(error), null, this.#standing.failure?.lastLines ?? []);
+		if (this.phase !== "stopping") this.#standing = { ...this.#standing, phase: "failed", failure: why };
+		this.#stop.abort();
+		await this.#host.persist();
+		this.#host.changed(this);
 	}
 }
 

@@ -1,7 +1,7 @@
 import { readdir, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { type Ballast, isDiskFull } from "../../ballast.ts";
-import { AppError, isAppError, systemCode } from "../../errors.ts";
+import { AppError, systemCode } from "../../errors.ts";
 import { failpoint } from "../../failpoint.ts";
 import { Turns } from "../../turns.ts";
 import { ServiceLog } from "../output/log.ts";
@@ -11,6 +11,7 @@ import { Address } from "./address.ts";
 import type { Clock } from "./clock.ts";
 import type { Engine } from "./engine.ts";
 import type { Ports } from "./ports.ts";
+import { Retirements } from "./retirements.ts";
 import { Run, type RunHost } from "./run.ts";
 import type { CompanionSettings } from "./settings.ts";
 import { type ServiceState, type SpecRecord, StateFile } from "./state-file.ts";
@@ -36,8 +37,6 @@ export type ServiceHost = {
 	report(message: string, error: unknown): void;
 };
 
-type Retirement = { readonly done: Promise<void>; readonly hurry: AbortController };
-
 /** One service: its address, the revision that serves, the one that is to, and those on their way out. */
 export class Service {
 	readonly ref: ServiceRef;
@@ -46,8 +45,8 @@ export class Service {
 	readonly #file: StateFile;
 	readonly #log: ServiceLog;
 	readonly #runs: RunHost;
-	readonly #retiring = new Map<Run, Retirement>();
 	readonly #address: Address;
+	readonly #retiring: Retirements;
 	readonly #turns = new Turns();
 	#live: Run | null = null;
 	#target: Run | null = null;
@@ -60,6 +59,11 @@ export class Service {
 		this.#file = new StateFile(this.#folder);
 		this.#log = log;
 		this.#address = new Address(host, state?.port ?? null);
+		this.#retiring = new Retirements(host, this.#address, async () => {
+			await this.#persist();
+			await this.#inTurn(() => this.#prune());
+			host.changed(this.ref);
+		});
 		this.#life = state?.removing === true ? "removing" : "here";
 		this.#runs = {
 			...host,
@@ -87,7 +91,7 @@ export class Service {
 	/** Whether a companion must live for it. */
 	get needed(): boolean {
 		const works = (run: Run | null) => run?.busy === true;
-		return works(this.#live) || works(this.#target) || this.#retiring.size > 0 || this.removing;
+		return works(this.#live) || works(this.#target) || this.#retiring.runs.length > 0 || this.removing;
 	}
 
 	get removing(): boolean {
@@ -95,7 +99,7 @@ export class Service {
 	}
 
 	get observed(): Observed {
-		const runs = [...this.#retiring.keys(), this.#live, this.#target].filter((run) => run !== null);
+		const runs = [...this.#retiring.runs, this.#live, this.#target].filter((run) => run !== null);
 		const revisions = new Map(
 			runs.map((run) => [`${run.spec.revision}.${run.spec.generation}`, this.#observedOf(run)] as const),
 		);
@@ -129,7 +133,7 @@ export class Service {
 				await run.stop();
 				throw systemCode(error) === "ENOSPC" ? new AppError("no_space", "the disk is full", { cause: error }) : error;
 			}
-			if (previous !== null) this.#retire(previous, false);
+			if (previous !== null) void this.#retiring.add(previous, false);
 			run.start();
 			this.#host.changed(this.ref);
 		});
@@ -138,14 +142,14 @@ export class Service {
 	async abandon(revision: number): Promise<void> {
 		const run = this.#target;
 		if (run?.spec.revision !== revision) return;
-		const done = await this.#inTurn(async () => {
+		const retirement = await this.#inTurn(async () => {
 			if (this.#target !== run) return;
 			this.#target = null;
-			const retirement = this.#retire(run, false);
+			const done = this.#retiring.add(run, false);
 			await this.#persist();
-			return retirement;
+			return { done };
 		});
-		await done?.done;
+		await retirement?.done;
 	}
 
 	async stop(): Promise<void> {
@@ -154,11 +158,11 @@ export class Service {
 			this.#live = null;
 			this.#target = null;
 			this.#address.route([]);
-			for (const run of runs) this.#retire(run, false);
+			for (const run of runs) void this.#retiring.add(run, false);
 			await this.#persist();
-			for (const { hurry } of this.#retiring.values()) hurry.abort();
+			this.#retiring.hurry();
 		});
-		await Promise.all([...this.#retiring.values()].map(({ done }) => done));
+		await this.#retiring.over();
 	}
 
 	/** Resolves when nothing of it is left. */
@@ -203,7 +207,7 @@ export class Service {
 			port: this.#address.port,
 			live: this.#live?.record ?? null,
 			target: this.#target?.record ?? null,
-			retiring: [...this.#retiring.keys()].map((run) => run.record),
+			retiring: this.#retiring.runs.map((run) => run.record),
 			removing: this.removing,
 		};
 	}
@@ -214,7 +218,7 @@ export class Service {
 		for (const record of state.retiring) {
 			const run = new Run(this.#runs, record);
 			run.start();
-			this.#retire(run, false);
+			void this.#retiring.add(run, false);
 		}
 		this.#live?.start();
 		this.#target?.start();
@@ -258,37 +262,10 @@ export class Service {
 		this.#live = run;
 		this.#target = null;
 		this.#route();
-		if (previous !== null) this.#retire(previous, true);
+		if (previous !== null) void this.#retiring.add(previous, true);
 		await this.#persist();
 		failpoint("companion.after_switch");
 		this.#host.changed(this.ref);
-	}
-
-	#retire(run: Run, drain: boolean): Retirement {
-		const hurry = new AbortController();
-		const upstreams = run.upstreams;
-		run.retire();
-		const work = async () => {
-			if (drain) {
-				const options = { timeoutMs: this.#host.settings().drainMs, signal: hurry.signal };
-				const draining = upstreams.map(({ id }) => this.#address.drain(id, options));
-				for (const { reason } of (await Promise.allSettled(draining)).filter((one) => one.status === "rejected"))
-					if (!isAppError(reason, "cancelled")) this.#host.report("a drain failed", reason);
-			}
-			failpoint("companion.before_stop");
-			await run.stop();
-			this.#retiring.delete(run);
-			await this.#persist();
-			await this.#inTurn(() => this.#prune());
-			this.#host.changed(this.ref);
-		};
-		const done = work().catch((error) => {
-			this.#retiring.delete(run);
-			this.#host.report("a revision could not be stopped", error);
-		});
-		const retirement = { done, hurry };
-		this.#retiring.set(run, retirement);
-		return retirement;
 	}
 
 	/** Deletes the programs that no revision here uses any more. */

@@ -9,7 +9,21 @@ export type EngineSettings =
 			readonly socket: string | null;
 			/** For specs that have none. */
 			readonly limits?: Limits;
+			/** How a base image is made again that somebody removed; without it none is. */
+			readonly images?: ImageSettings;
 	  };
+
+/** See `ImagesOptions` of the Docker runtime. */
+export type ImageSettings = {
+	/** The Go command, and the folder of what it compiled. */
+	readonly go: string;
+	readonly cache: string;
+	/** The folder that says which images are this installation's. */
+	readonly made: string;
+	/** The operator's own. */
+	readonly image: string | null;
+	readonly imageNode: string | null;
+};
 
 /** What the server may set. Times are milliseconds. */
 export type CompanionSettings = {

@@ -28,7 +28,7 @@ export type SupervisorOptions = {
 	readonly report: (message: string, error: unknown) => void;
 };
 
-type Current = { settings: CompanionSettings };
+type Current = { settings: CompanionSettings; readonly place: { readonly socket?: string | null } };
 
 /** All services of a data folder. One at a time for each folder: see `lock.ts`. */
 export class Supervisor {
@@ -54,7 +54,9 @@ export class Supervisor {
 	/** Adopts what an earlier one left, and ends what carries our mark without a record. */
 	static async open(options: SupervisorOptions): Promise<Supervisor> {
 		const { folder, ballast, report, clock = systemClock, platform = platformOf() } = options;
-		const current: Current = { settings: options.settings };
+		const { engine: chosen } = options.settings;
+		const place = chosen.kind === "docker" ? { socket: chosen.socket } : {};
+		const current: Current = { settings: options.settings, place };
 		const settings = () => current.settings;
 		const newId = options.newId ?? (() => randomBytes(8).toString("hex"));
 		const services = join(folder, "services");
@@ -85,6 +87,11 @@ export class Supervisor {
 	/** What starts the programs; it stays so for life. */
 	get kind(): Engine["kind"] {
 		return this.#host.engine.kind;
+	}
+
+	/** Where its engine was found. */
+	get place(): { readonly socket?: string | null } {
+		return this.#current.place;
 	}
 
 	/** A server of another version may know fewer of them. */

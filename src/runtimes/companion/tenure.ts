@@ -1,3 +1,4 @@
+import type { AppError } from "../../errors.ts";
 import type { Follower, ServiceLog } from "../output/log.ts";
 import type { RuntimeFailure } from "../runtime.ts";
 import { fromWall, toWall } from "./clock.ts";
@@ -77,10 +78,10 @@ export class Tenure {
 		return this.#running;
 	}
 
-	/** Rejects with `unavailable` only when aborted before the engine could be reached. */
-	async start(signal: AbortSignal): Promise<void> {
+	/** Rejects with `unavailable` only when aborted before it could be started. `waits` is told why it is tried again. */
+	async start(proven: boolean, signal: AbortSignal, waits: (why: AppError) => void): Promise<void> {
 		const { engine, clock } = this.#host;
-		const running = await untilReached(this.#host, () => engine.start(this.#plan), signal);
+		const running = await untilReached(this.#host, () => engine.start({ ...this.#plan, proven }), signal, waits);
 		const { pid, startTime, host } = running;
 		this.#running = running;
 		this.startedAt = clock.now();

@@ -1,6 +1,6 @@
 import type { RestartPolicy, RevisionPhase, RuntimeFailure } from "../runtime.ts";
 import type { Exit } from "./engine.ts";
-import { failedLater, failedStart, failure, lostItsPort } from "./failures.ts";
+import { failedLater, failedStart, failure, lostItsPort, whyNotLoaded } from "./failures.ts";
 import type { CompanionSettings } from "./settings.ts";
 
 /** How a run stands. */
@@ -61,6 +61,8 @@ function judgeStart(standing: Standing, ending: Ending, rules: Rules, done: bool
 	const failedStarts = standing.failedStarts + 1;
 	const why = failedStart(ending, ending.port, failedStarts);
 	const next: Standing = { ...standing, failedStarts, failure: why };
+	// The loader has tried again and again for all of its time.
+	if (whyNotLoaded(ending.exitCode, ending.lastLines) !== null) return end(next, "failed", why);
 	const last = rules.restart === "never" && !lostItsPort(ending.lastLines, ending.port);
 	if (done || last || failedStarts >= rules.failedStarts) return end(next, "failed", why);
 	return { standing: next, again: true };

@@ -1,11 +1,14 @@
+import { once } from "node:events";
 import { readFile } from "node:fs/promises";
+import { createServer } from "node:net";
 import type Docker from "dockerode";
 import { AppError, messageOf, systemCode } from "../../errors.ts";
 import { writeWhole } from "../companion/state-file.ts";
 
 /**
  * This machine's address on the engine's default bridge, at which containers of every network reach it. It is kept in `file`, so
- * that a server can start while the engine is away. Rejects with `unavailable` where neither knows it.
+ * that a server can start while the engine is away. Rejects with `unavailable` where neither knows it, and where it is no address
+ * of this machine.
  */
 export async function bridgeAddress(docker: Docker, file: string): Promise<string> {
 	let found: string | undefined;
@@ -26,8 +29,26 @@ export async function bridgeAddress(docker: Docker, file: string): Promise<strin
 		throw new AppError("unavailable", "the Docker engine's default bridge has no address", {
 			hint: "Say with --loader-address where containers reach this server.",
 		});
+	await mustBeHere(found);
 	await writeWhole(file, `${found}\n`);
 	return found;
+}
+
+/** The ways to containers begin at that address. */
+async function mustBeHere(address: string): Promise<void> {
+	const server = createServer().listen({ host: address, port: 0 });
+	try {
+		await once(server, "listening");
+	} catch (error) {
+		if (systemCode(error) !== "EADDRNOTAVAIL") throw error;
+		throw new AppError(
+			"unavailable",
+			`the Docker engine's bridge (${address}) is not on this machine: the engine runs in a virtual machine, as Docker Desktop does, or elsewhere, and its containers cannot be reached from here`,
+			{ cause: error, hint: "Use an engine that runs on this Linux machine itself, or --profile local." },
+		);
+	} finally {
+		server.close();
+	}
 }
 
 async function keptAddress(file: string): Promise<string | undefined> {

@@ -145,6 +145,18 @@ export async function exitOf(
 	return howItEnded({ exitCode, outOfMemory: short || wasShort(), memory, excused, lastLine });
 }
 
+/**
+ * Whether the engine was started since this container was: then it is what ended it. Each start of an engine makes its network
+ * `bridge` anew; one without that network is not known.
+ */
+export async function outlivedEngine(
+	{ daemon }: Pick<OutputHost, "daemon">,
+	info: ContainerInspectInfo,
+): Promise<boolean> {
+	const bridge = await daemon.find((docker) => docker.getNetwork("bridge").inspect());
+	return bridge !== null && Date.parse(bridge.Created) > Date.parse(info.State.StartedAt);
+}
+
 /** SIGTERM, after the grace SIGKILL; resolves when it does not run, or there is no such container. */
 export async function endContainer(
 	{ daemon, clock }: OutputHost,

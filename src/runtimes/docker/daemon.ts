@@ -1,11 +1,13 @@
 import type { Readable } from "node:stream";
 import Docker from "dockerode";
-import { AppError, isAppError, messageOf } from "../../errors.ts";
+import { AppError, isAppError, messageOf, unlessAborted } from "../../errors.ts";
 import type { Clock } from "../companion/clock.ts";
 
 const CALL_MS = 60_000;
 const LOOK_MS = 10_000;
 const LOOK_EVERY_MS = 5_000;
+/** So many in a row are borne of an engine that still answers a ping. */
+const LOOKS_MISSED = 2;
 const BACKOFF_MS = { first: 100, most: 2_000 };
 /** An event is some hundred bytes; more without an end is none. */
 const LONGEST_EVENT = 256 * 1024;
@@ -18,6 +20,9 @@ export type DaemonOptions = {
 	/** Only containers with this label are asked for: `key=value`. */
 	readonly label: string;
 	readonly clock: Clock;
+	/** How long one call may take, 60 s by default, and a ping or a look, 10 s. */
+	readonly callMs?: number;
+	readonly lookMs?: number;
 	readonly report: (message: string, error: unknown) => void;
 	/** Something happened to this container: it ended, memory was short, or somebody sent it a signal that ends it. */
 	readonly told: (id: string, what: "die" | "oom" | "kill") => void;
@@ -33,19 +38,24 @@ export class Daemon implements AsyncDisposable {
 	readonly #options: DaemonOptions;
 	readonly #docker: Docker;
 	readonly #streams: Docker;
+	readonly #pings: Docker;
+	readonly #lookMs: number;
 	readonly #listeners = new Set<() => void>();
 	readonly #stop = new AbortController();
 	#reachable = false;
 	#why: unknown = null;
 	/** Ends the connection that there is, or the wait for the next. */
 	#doubt = new AbortController();
+	#asking: Promise<void> | null = null;
 	#work: Promise<void> = Promise.resolve();
 
 	private constructor(options: DaemonOptions) {
 		this.#options = options;
 		const at = options.socket === null ? {} : { socketPath: options.socket };
-		this.#docker = new Docker({ ...at, timeout: CALL_MS });
+		this.#docker = new Docker({ ...at, timeout: options.callMs ?? CALL_MS });
+		this.#lookMs = options.lookMs ?? LOOK_MS;
 		this.#streams = new Docker(at);
+		this.#pings = new Docker({ ...at, timeout: this.#lookMs });
 	}
 
 	/** Resolves when it is reached for the first time, or could not be. */
@@ -73,9 +83,25 @@ export class Daemon implements AsyncDisposable {
 			return await work(this.#docker);
 		} catch (error) {
 			if (statusOf(error) !== null || isAppError(error)) throw error;
-			this.#doubt.abort();
+			this.#asking ??= this.#ask(this.#doubt).finally(() => {
+				this.#asking = null;
+			});
 			throw this.#unavailable(error);
 		}
+	}
+
+	/** One call may take too long, of an engine that is busy, and tells nothing about the rest. */
+	async #ask(doubt: AbortController): Promise<void> {
+		try {
+			await this.#ping(AbortSignal.any([doubt.signal, this.#stop.signal]));
+		} catch {
+			// The look that follows says why.
+			doubt.abort();
+		}
+	}
+
+	async #ping(signal: AbortSignal): Promise<void> {
+		await unlessAborted(this.#pings.ping(), signal);
 	}
 
 	/** As `call`; null where there is no such thing (404). */
@@ -139,11 +165,17 @@ export class Daemon implements AsyncDisposable {
 			told.catch(() => undefined);
 			await this.#look(signal, true, looked);
 			ready();
-			for (;;) {
+			for (let missed = 0; ; ) {
 				const first = await Promise.race([told.then(() => "end"), clock.sleep(LOOK_EVERY_MS, signal)]);
 				if (first === "end") throw new Error("its events ended");
 				signal.throwIfAborted();
-				await this.#look(signal, false, looked);
+				try {
+					await this.#look(signal, false, looked);
+					missed = 0;
+				} catch (error) {
+					if (signal.aborted || ++missed > LOOKS_MISSED) throw error;
+					await this.#ping(signal);
+				}
 			}
 		} finally {
 			events.destroy();
@@ -152,7 +184,7 @@ export class Daemon implements AsyncDisposable {
 
 	async #events(signal: AbortSignal): Promise<Readable> {
 		const slow = new AbortController();
-		const timer = setTimeout(() => slow.abort(), LOOK_MS);
+		const timer = setTimeout(() => slow.abort(), this.#lookMs);
 		try {
 			return await this.stream((docker) =>
 				docker.getEvents({
@@ -166,7 +198,7 @@ export class Daemon implements AsyncDisposable {
 	}
 
 	async #look(signal: AbortSignal, back: boolean, looked: DaemonOptions["looked"]): Promise<void> {
-		const abortSignal = AbortSignal.any([signal, AbortSignal.timeout(LOOK_MS)]);
+		const abortSignal = AbortSignal.any([signal, AbortSignal.timeout(this.#lookMs)]);
 		const filters = { label: [this.#options.label] };
 		await looked(await this.#streams.listContainers({ all: true, filters, abortSignal }), back);
 	}

@@ -4,21 +4,22 @@ import type { ContainerCreateOptions, ContainerInfo, ContainerInspectInfo } from
 import { AppError, isAppError } from "../../errors.ts";
 import { failpoint } from "../../failpoint.ts";
 import { accepts } from "../companion/connect.ts";
-import type { Engine, EngineHost, Gone, InstancePlan, Running } from "../companion/engine.ts";
+import type { Engine, EngineHost, Gone, InstancePlan, Running, StartPlan } from "../companion/engine.ts";
 import type { InstanceRecord } from "../companion/state-file.ts";
 import type { Limits, ServiceRef } from "../runtime.ts";
-import { Container, type ContainerHost, endContainer, exitOf } from "./container.ts";
+import { Container, type ContainerHost, endContainer, exitOf, outlivedEngine } from "./container.ts";
 import { Daemon, reasonOf, statusOf } from "./daemon.ts";
+import { ImageRestorer } from "./image-restorer.ts";
 import { Networks } from "./network.ts";
 import { ContainerOutput, STREAMS } from "./output.ts";
-import { asideName, containerName, containerOptions, DEFAULT_LIMITS, LABELS, PROGRAM_HOST } from "./plan.ts";
+import { containerName, containerOptions, DEFAULT_LIMITS, LABELS, PROGRAM_HOST } from "./plan.ts";
+import { Removals } from "./removals.ts";
 
 /** What the engine refuses it may take a moment later: a network that was just removed, an address that is not free yet. */
 const START_ATTEMPTS = 4;
 const START_BACKOFF_MS = 100;
-const REMOVE_BACKOFF_MS = 50;
-/** What the engine cannot remove: another mount of it may be there for hours. */
-const REMOVE_AGAIN_MS = { first: 5_000, most: 600_000 };
+const NOT_STARTED = "the container could not be started";
+const SEE_LOG = "the server's log says why";
 
 /** Runs instances as containers of the Docker engine on this machine. */
 export class DockerEngine implements Engine {
@@ -29,13 +30,17 @@ export class DockerEngine implements Engine {
 	readonly #watched: Map<string, Container>;
 	readonly #daemon: Daemon;
 	readonly #networks: Networks;
-	#removal = { at: 0, delay: REMOVE_AGAIN_MS.first };
+	readonly #removals: Removals;
+	readonly #closing = new AbortController();
+	readonly #restorer: ImageRestorer;
 
 	private constructor(host: EngineHost, daemon: Daemon, watched: Map<string, Container>) {
 		this.#host = host;
 		this.#daemon = daemon;
 		this.#watched = watched;
 		this.#networks = new Networks(daemon, host.folderId);
+		this.#removals = new Removals(host, daemon);
+		this.#restorer = new ImageRestorer(host.settings, daemon, this.#closing.signal);
 	}
 
 	/** Resolves, not reachable, where the engine does not answer. */
@@ -60,7 +65,7 @@ export class DockerEngine implements Engine {
 			},
 		});
 		const engine = new DockerEngine(host, daemon, watched);
-		again.removeDead = (all) => engine.#removeDead(all);
+		again.removeDead = (all) => engine.#removals.again(all);
 		return engine;
 	}
 
@@ -76,28 +81,17 @@ export class DockerEngine implements Engine {
 		// The loader checks the bytes, in the container.
 	}
 
-	async start(plan: InstancePlan): Promise<Running> {
+	async start(plan: StartPlan): Promise<Running> {
 		this.mustBeReachable();
-		const { clock, folderId, settings } = this.#host;
-		const { namespace, image } = plan.spec;
-		const network = this.#networks.nameOf(namespace);
-		const options = containerOptions(folderId, plan, network, this.#limits(plan), settings());
-		await prepareFolder(plan);
-		for (let attempt = 1; ; attempt++) {
-			try {
-				await this.#networks.ensure(namespace);
-				return this.#hold(plan, await this.#run(plan, options));
-			} catch (error) {
-				if (statusOf(error) === null) throw error;
-				if (statusOf(error) === 404 && !(await this.#hasImage(image)))
-					throw new AppError("internal", `the image ${image} is not there`, { cause: error });
-				await this.#remove(plan);
-				// It is about to go away.
-				await this.#daemon.call((docker) => docker.ping());
-				if (attempt >= START_ATTEMPTS)
-					throw new AppError("internal", `the container could not be started${wordsOf(error)}`, { cause: error });
-			}
-			await clock.sleep(START_BACKOFF_MS * attempt ** 2);
+		try {
+			return await this.#start(plan);
+		} catch (error) {
+			if (!plan.proven || isAppError(error, "unavailable")) throw error;
+			// It has run here: what is in the way now may go away again, so that is no reason to give the service up.
+			this.#host.report(`${plan.spec.id} could not be started; it is tried again`, error);
+			throw new AppError("unavailable", isAppError(error) ? error.message : `${NOT_STARTED}; ${SEE_LOG}`, {
+				cause: error,
+			});
 		}
 	}
 
@@ -106,13 +100,14 @@ export class DockerEngine implements Engine {
 		const { record } = plan;
 		const info = await this.#find(plan);
 		const wasStarted = record.pid !== null || record.startTime !== null;
-		const excused = record.bootId !== this.#host.bootId;
+		const rebooted = record.bootId !== this.#host.bootId;
 		if (info === null)
 			return wasStarted
-				? { gone: { exitCode: null, words: "is gone: its container was removed", excused }, follow: () => [] }
+				? { gone: { exitCode: null, words: "is gone: its container was removed", excused: rebooted }, follow: () => [] }
 				: null;
 		if (info.State.Status === "created") return null;
 		await prepareFolder(plan);
+		const excused = rebooted || (!info.State.Running && (await outlivedEngine(this.#own, info)));
 		const gone = await exitOf(this.#own, info.Id, this.#limits(plan).memory, excused);
 		if (gone === null) return this.#hold(plan, info);
 		return { gone, follow: (log) => [new ContainerOutput(this.#own, info.Id, plan, log, true)] };
@@ -138,7 +133,7 @@ export class DockerEngine implements Engine {
 		await Promise.all(
 			strays.map(async ({ Id }) => {
 				await endContainer(this.#own, Id, settings().graceMs);
-				await this.#removeById(Id);
+				await this.#removals.remove(Id);
 			}),
 		);
 		await this.#networks.sweep();
@@ -157,7 +152,54 @@ export class DockerEngine implements Engine {
 	}
 
 	async [Symbol.asyncDispose](): Promise<void> {
+		this.#closing.abort();
 		await this.#daemon[Symbol.asyncDispose]();
+	}
+
+	async #start(plan: InstancePlan): Promise<Running> {
+		const { clock, folderId, settings } = this.#host;
+		const { namespace } = plan.spec;
+		const network = this.#networks.nameOf(namespace);
+		const options = containerOptions(folderId, plan, network, this.#limits(plan), settings());
+		let { image } = plan.spec;
+		await prepareFolder(plan);
+		for (let attempt = 1; ; attempt++) {
+			let atNetwork = true;
+			try {
+				await this.#networks.ensure(namespace);
+				atNetwork = false;
+				return this.#hold(plan, await this.#run(plan, { ...options, Image: image }));
+			} catch (error) {
+				if (statusOf(error) === null) throw error;
+				const noImage = !atNetwork && statusOf(error) === 404 && (await this.#restorer.isMissing(image));
+				if (noImage) image = await this.#restorer.restore(plan.spec);
+				else await this.#remove(plan);
+				// It is about to go away.
+				await this.#daemon.call((docker) => docker.ping());
+				if (attempt >= START_ATTEMPTS) throw await this.#notStarted(namespace, atNetwork, error);
+				if (noImage) continue;
+			}
+			await clock.sleep(START_BACKOFF_MS * attempt ** 2);
+		}
+	}
+
+	/** In words for the service's owner, with what its operator can do. */
+	async #notStarted(namespace: string, atNetwork: boolean, cause: unknown): Promise<AppError> {
+		if (atNetwork)
+			return new AppError(
+				"internal",
+				`the Docker engine made no network for the namespace "${namespace}", most likely because all of its address ranges are taken; the operator can remove networks that nobody uses (docker network prune) or give the engine more ranges (default-address-pools in its daemon.json); ${SEE_LOG}`,
+				{ cause },
+			);
+		if (await this.#networks.isFull(namespace))
+			return new AppError(
+				"internal",
+				`all addresses of the namespace "${namespace}" are taken: its network has no more; the operator can give the engine larger ranges (default-address-pools in its daemon.json), for networks that are made after that`,
+				{ cause },
+			);
+		// What Docker says of the request is for the service's owner (more cores than there are); of itself, for the log.
+		const why = statusOf(cause) === 400 ? `: ${reasonOf(cause)}` : `; that is for the operator to mend, and ${SEE_LOG}`;
+		return new AppError("internal", `${NOT_STARTED}${why}`, { cause });
 	}
 
 	get #own(): ContainerHost {
@@ -204,7 +246,7 @@ export class DockerEngine implements Engine {
 			const name = containerName(this.#host.folderId, plan);
 			const holder = await this.#daemon.find((docker) => docker.getContainer(name).inspect());
 			if (holder?.Config.Labels[LABELS.instance] === plan.record.instance) return holder.Id;
-			if (holder !== null) await this.#removeById(holder.Id);
+			if (holder !== null) await this.#removals.remove(holder.Id);
 		}
 	}
 
@@ -217,55 +259,7 @@ export class DockerEngine implements Engine {
 
 	async #remove(plan: InstancePlan): Promise<void> {
 		const info = await this.#find(plan);
-		if (info !== null) await this.#removeById(info.Id);
-	}
-
-	/** Resolves when there is no such container, or it is out of the way. */
-	async #removeById(id: string): Promise<void> {
-		for (;;) {
-			let refused: unknown = null;
-			try {
-				const removed = this.#daemon.find((docker) => docker.getContainer(id).remove({ force: true, v: true }));
-				if ((await removed) === null) return;
-			} catch (error) {
-				if (statusOf(error) === null) throw error;
-				// Else its removal is under way.
-				if (statusOf(error) !== 409) refused = error;
-			}
-			const info = await this.#daemon.find((docker) => docker.getContainer(id).inspect());
-			if (info === null) return;
-			if (refused !== null) {
-				if (!info.State.Dead) throw refused;
-				return this.#putAside(info, refused);
-			}
-			await this.#host.clock.sleep(REMOVE_BACKOFF_MS);
-		}
-	}
-
-	/** Its file system is busy, and it can do nothing any more: it must not be in the way of those that can. */
-	async #putAside({ Id, Name }: ContainerInspectInfo, refused: unknown): Promise<void> {
-		const name = asideName(this.#host.folderId, Id);
-		if (Name === `/${name}`) return;
-		this.#host.report(`${Id} cannot be removed yet: ${reasonOf(refused)}`, refused);
-		await this.#daemon.find((docker) => docker.getContainer(Id).rename({ name }));
-	}
-
-	/** What could not be removed is tried again, now and then. */
-	#removeDead(all: readonly ContainerInfo[]): void {
-		const { clock, folderId, report } = this.#host;
-		const dead = all.filter(({ Id, Names }) => Names.includes(`/${asideName(folderId, Id)}`));
-		if (dead.length === 0) this.#removal = { at: 0, delay: REMOVE_AGAIN_MS.first };
-		if (dead.length === 0 || clock.now() < this.#removal.at) return;
-		const { delay } = this.#removal;
-		this.#removal = { at: clock.now() + delay, delay: Math.min(REMOVE_AGAIN_MS.most, delay * 2) };
-		for (const { Id } of dead)
-			this.#removeById(Id).catch((error) => {
-				if (!isAppError(error, "unavailable")) report(`${Id} cannot be removed`, error);
-			});
-	}
-
-	async #hasImage(image: string | undefined): Promise<boolean> {
-		return image !== undefined && (await this.#daemon.find((docker) => docker.getImage(image).inspect())) !== null;
+		if (info !== null) await this.#removals.remove(info.Id);
 	}
 }
 
@@ -279,9 +273,4 @@ function lookAgain(watched: ReadonlyMap<string, Container>, all: readonly Contai
 async function prepareFolder({ folders }: InstancePlan): Promise<void> {
 	await mkdir(folders.instance, { recursive: true, mode: 0o700 });
 	for (const stream of STREAMS) await (await open(join(folders.instance, stream), "a", 0o600)).close();
-}
-
-/** What Docker says of the request is for the service's owner (more cores than there are); of itself, for the log. */
-function wordsOf(error: unknown): string {
-	return statusOf(error) === 400 ? `: ${reasonOf(error)}` : "; the server's log says why";
 }

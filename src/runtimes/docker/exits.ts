@@ -4,7 +4,7 @@ const MIB = 1024 * 1024;
 const KILLED = 137;
 const LOADER_SAYS = "runtime-loader: ";
 /** The loader's exit codes that another try would end with too. 95, the server could not be reached, is not one. */
-const REFUSALS: ReadonlySet<number> = new Set([90, 91, 92, 93, 94, 96, 97]);
+const REFUSALS: ReadonlySet<number> = new Set([90, 91, 92, 93, 94, 96, 97, 98]);
 
 export type Ended = {
 	readonly exitCode: number;

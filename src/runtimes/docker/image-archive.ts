@@ -19,6 +19,7 @@ export type ImageEntry = {
 	| { readonly type: "file"; readonly source: string }
 	/** A hard link to an entry before it. */
 	| { readonly type: "link"; readonly target: string }
+	| { readonly type: "symlink"; readonly target: string }
 );
 
 /** What containers of the image get where they do not say otherwise; Docker's own names. */
@@ -133,6 +134,9 @@ async function writeEntry(layer: Pack, entry: ImageEntry): Promise<void> {
 			break;
 		case "link":
 			layer.entry({ ...header, type: "link", linkname: entry.target });
+			break;
+		case "symlink":
+			layer.entry({ ...header, type: "symlink", linkname: entry.target });
 			break;
 		case "file": {
 			const { size } = await stat(entry.source);

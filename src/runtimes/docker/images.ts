@@ -1,7 +1,8 @@
-import { realpath } from "node:fs/promises";
+import { mkdir, readdir, realpath, rm, writeFile } from "node:fs/promises";
+import path from "node:path";
 import type Docker from "dockerode";
 import type { Requires } from "../../builders/builder.ts";
-import { AppError, isAppError, messageOf } from "../../errors.ts";
+import { AppError, isAppError, messageOf, systemCode } from "../../errors.ts";
 import { ImageArchive } from "./image-archive.ts";
 import { imageConfig, imageFiles } from "./image-files.ts";
 import type { LoaderBinary } from "./loader-binary.ts";
@@ -15,6 +16,11 @@ export type ImagesOptions = {
 	readonly imageNode?: string | null;
 	/** The Node program that is put into the image; the one that runs the server by default. */
 	readonly node?: string;
+	/**
+	 * Folder that says which images this installation made or used; others that share the engine have theirs. Without it nothing
+	 * is ever removed.
+	 */
+	readonly made?: string;
 	/** Ends whatever is under way. */
 	readonly signal?: AbortSignal;
 };
@@ -27,8 +33,8 @@ export type Images = {
 	 */
 	image(requires: Requires): Promise<string>;
 	/**
-	 * Makes what is missing, and removes what older versions made and nothing uses. An image for Node that cannot be made
-	 * here is no error until it is asked for.
+	 * Makes what is missing, and removes what older versions of this installation made and nothing uses. An image for Node that
+	 * cannot be made here is no error until it is asked for.
 	 */
 	ensure(): Promise<void>;
 };
@@ -42,7 +48,12 @@ const REQUIREMENTS: readonly Requirement[] = ["none", "node"];
 /** Node's names of processors by Docker's. */
 const PROCESSORS: Readonly<Record<string, string>> = { amd64: "x64", arm64: "arm64", ppc64le: "ppc64", s390x: "s390x" };
 
-type Plan = { readonly tag: string; readonly archive: ImageArchive };
+type Plan = {
+	readonly requires: Requirement;
+	readonly digest: string;
+	readonly tag: string;
+	readonly archive: ImageArchive;
+};
 
 /** The base images of containers, made of this machine's files without any registry. */
 export function createImages(options: ImagesOptions): Images {
@@ -59,10 +70,13 @@ export function createImages(options: ImagesOptions): Images {
 		const node = requires === "node" ? await nodeFor(options.node ?? process.execPath, architecture) : undefined;
 		const config = imageConfig({ [LABEL]: requires });
 		const archive = await ImageArchive.plan(await imageFiles(loader, node), config, { architecture });
-		return { tag: `${REPOSITORY}/${requires}:${archive.digest.slice(0, 16)}`, archive };
+		const digest = archive.digest.slice(0, 16);
+		return { requires, digest, tag: `${REPOSITORY}/${requires}:${digest}`, archive };
 	}
 
-	async function make({ tag, archive }: Plan): Promise<void> {
+	async function make({ requires, digest, tag, archive }: Plan): Promise<void> {
+		// Before it is there: whatever happens, a later version knows that it is ours.
+		if (options.made !== undefined) await remember(options.made, `${requires}-${digest}`);
 		if (await exists(docker, tag)) return;
 		const stream = archive.stream(tag);
 		try {
@@ -107,7 +121,7 @@ export function createImages(options: ImagesOptions): Images {
 					if (requires === "node" && isAppError(error, "unavailable")) return undefined;
 					throw error;
 				});
-				if (kept !== undefined) await removeOthers(docker, requires, kept);
+				if (kept !== undefined && options.made !== undefined) await removeOthers(docker, options.made, requires, kept);
 			}
 		},
 	};
@@ -130,17 +144,28 @@ async function nodeFor(program: string, architecture: string): Promise<string> {
 	return realpath(program);
 }
 
-/** Docker refuses to remove what a container uses; so do we then. */
-async function removeOthers(docker: Docker, requires: Requirement, kept: string): Promise<void> {
-	const images = await reached(docker.listImages({ filters: { label: [`${LABEL}=${requires}`] } }));
-	for (const tag of images.flatMap(({ RepoTags }) => RepoTags ?? []))
-		if (tag !== kept && tag.startsWith(`${REPOSITORY}/${requires}:`))
-			await docker
-				.getImage(tag)
-				.remove()
-				.catch((error: unknown) => {
-					if (![404, 409].includes(statusOf(error))) throw notReached(error);
-				});
+async function remember(folder: string, name: string): Promise<void> {
+	await mkdir(folder, { recursive: true, mode: 0o700 });
+	await writeFile(path.join(folder, name), "");
+}
+
+/** Docker refuses to remove what a container uses; so do we then, until the next time. */
+async function removeOthers(docker: Docker, folder: string, requires: Requirement, kept: string): Promise<void> {
+	const names = await readdir(folder).catch((error: unknown) => {
+		if (systemCode(error) !== "ENOENT") throw error;
+		return [];
+	});
+	for (const name of names) {
+		const tag = `${REPOSITORY}/${requires}:${name.slice(requires.length + 1)}`;
+		if (!name.startsWith(`${requires}-`) || tag === kept) continue;
+		try {
+			await docker.getImage(tag).remove();
+		} catch (error) {
+			if (statusOf(error) === 409) continue;
+			if (statusOf(error) !== 404) throw notReached(error);
+		}
+		await rm(path.join(folder, name), { force: true });
+	}
 }
 
 async function exists(docker: Docker, tag: string): Promise<boolean> {

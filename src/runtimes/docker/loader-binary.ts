@@ -2,7 +2,7 @@ import { execFile } from "node:child_process";
 import { createHash, randomUUID } from "node:crypto";
 import { access, mkdir, readdir, readFile, rename, rm } from "node:fs/promises";
 import path from "node:path";
-import { promisify } from "node:util";
+import { parseEnv, promisify } from "node:util";
 import { AppError, cancelled, messageOf, systemCode } from "../../errors.ts";
 
 export type LoaderBinaryOptions = {
@@ -18,6 +18,8 @@ export type LoaderBinaryOptions = {
 
 /** In the project and in the package (`dist/`) alike. */
 const SOURCES = path.resolve(import.meta.dirname, "../../../images/loader");
+/** The one place that has the compiler's flags; images/Dockerfile reads it too. */
+const BUILD_SETTINGS = "build.env";
 /** Go's standard library may have to be compiled first. */
 const COMPILE_LIMIT_MS = 5 * 60_000;
 /** Go's names of processors; it has more, and Docker uses the same names. */
@@ -60,12 +62,10 @@ export class LoaderBinary {
 
 	/** The hash of the sources, tests apart. */
 	async #read(): Promise<string> {
-		const names = await readdir(this.#sources).catch((error: unknown) => {
-			throw new AppError("unavailable", "the loader that starts containers is not in this package", { cause: error });
-		});
+		const names = await readdir(this.#sources).catch(notInPackage);
 		const hash = createHash("sha256");
 		for (const name of names.sort()) {
-			if (name !== "go.mod" && (!name.endsWith(".go") || name.endsWith("_test.go"))) continue;
+			if (!isLoaderSource(name)) continue;
 			const bytes = await readFile(path.join(this.#sources, name));
 			hash.update(`${name}\0${bytes.length}\0`).update(bytes);
 		}
@@ -75,15 +75,7 @@ export class LoaderBinary {
 	async #compile(arch: string, file: string, signal: AbortSignal | undefined): Promise<void> {
 		await mkdir(this.#options.cache, { recursive: true, mode: 0o700 });
 		const made = `${file}.${randomUUID()}`;
-		const args = ["build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", made, "."];
-		const settings = {
-			CGO_ENABLED: "0",
-			GOOS: "linux",
-			GOARCH: arch,
-			GOWORK: "off",
-			GOTOOLCHAIN: "local",
-			GOFLAGS: "",
-		};
+		const { args, settings } = await compilation(this.#sources, arch, made);
 		const env: Record<string, string | undefined> = { ...(this.#options.env ?? process.env), ...settings };
 		// The builders' cache is no place for this: what is built there is other people's.
 		if (env.HOME === undefined && env.GOCACHE === undefined) env.GOCACHE = path.join(this.#options.cache, "go");
@@ -112,6 +104,27 @@ export class LoaderBinary {
 			await rm(made, { force: true });
 		}
 	}
+}
+
+/** Whether a file of the loader's folder decides what is compiled, or how. */
+export function isLoaderSource(name: string): boolean {
+	return name === "go.mod" || name === BUILD_SETTINGS || (name.endsWith(".go") && !name.endsWith("_test.go"));
+}
+
+/** What Go is told to compile the loader, in the folder of its sources, to `goal`. The same sources and Go make the same bytes. */
+export async function compilation(
+	sources: string,
+	arch: string,
+	goal: string,
+): Promise<{ readonly args: readonly string[]; readonly settings: Readonly<Record<string, string | undefined>> }> {
+	const text = await readFile(path.join(sources, BUILD_SETTINGS), "utf8").catch(notInPackage);
+	const { BUILD_FLAGS = "", LINK_FLAGS = "", ...settings } = parseEnv(text);
+	const args = ["build", ...BUILD_FLAGS.split(" "), `-ldflags=${LINK_FLAGS}`, "-o", goal, "."];
+	return { args, settings: { ...settings, GOOS: "linux", GOARCH: arch } };
+}
+
+function notInPackage(cause: unknown): never {
+	throw new AppError("unavailable", "the loader that starts containers is not in this package", { cause });
 }
 
 async function exists(file: string): Promise<boolean> {

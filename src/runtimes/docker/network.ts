@@ -1,3 +1,4 @@
+import type { NetworkInspectInfo } from "dockerode";
 import { Turns } from "../../turns.ts";
 import { type Daemon, statusOf } from "./daemon.ts";
 import { LABELS } from "./plan.ts";
@@ -36,6 +37,15 @@ export class Networks {
 				if (statusOf(error) !== 409) throw error;
 			}
 		});
+	}
+
+	/** Whether all of its addresses are taken, as far as the engine says it. */
+	async isFull(namespace: string): Promise<boolean> {
+		const name = this.nameOf(namespace);
+		const found: NetworkInspectInfo | null = await this.#daemon.find((docker) => docker.getNetwork(name).inspect());
+		const prefix = Number(found?.IPAM?.Config?.[0]?.Subnet?.split("/")[1] ?? Number.NaN);
+		// Its first address, its last, and the gateway's are nobody's; without a prefix nothing is known.
+		return Object.keys(found?.Containers ?? {}).length >= 2 ** (32 - prefix) - 3;
 	}
 
 	/** Leaves one that is in use: whoever uses it now takes it along later. */

@@ -3,11 +3,13 @@ import Docker from "dockerode";
 import type { Requires } from "../../builders/builder.ts";
 import { AppError, cancelled } from "../../errors.ts";
 import { type CompanionOptions, CompanionRuntime } from "../companion/runtime.ts";
-import { DEFAULT_SETTINGS } from "../companion/settings.ts";
+import { DEFAULT_SETTINGS, type ImageSettings } from "../companion/settings.ts";
 import type { Call, Limits, Program, ServiceSpec } from "../runtime.ts";
+import { settleAt } from "./engine-place.ts";
 import { DEFAULT_LIMITS } from "./plan.ts";
 
 const ASK_MS = 5_000;
+const USUAL_SOCKET = "/var/run/docker.sock";
 
 /** How the loader in a container comes by the build. */
 export type LoaderAccess = {
@@ -27,15 +29,19 @@ export type DockerRuntimeOptions = CompanionOptions & {
 	readonly loader: LoaderAccess;
 	/** For specs that have none of their own. */
 	readonly limits?: Partial<Limits>;
+	/** How the companion makes a base image again that somebody removed; without it, it does not. */
+	readonly remake?: ImageSettings;
 };
 
 /**
  * Runs services as containers of the Docker engine on this machine: for programs that need not trust one another. They belong to
  * a companion process of the data folder; disposing the runtime, or the end of this process, leaves them running. Where the engine
- * does not answer, it takes this machine's architecture for the engine's.
+ * does not answer, it takes this machine's architecture for the engine's. Rejects with `invalid_argument` where services of the
+ * folder run on another engine.
  */
 export async function createDockerRuntime(options: DockerRuntimeOptions): Promise<CompanionRuntime> {
-	const { socket, images, loader, limits, ...rest } = options;
+	const { socket, images, loader, limits, remake, ...rest } = options;
+	await settleAt(options.folder, socket ?? USUAL_SOCKET);
 	return CompanionRuntime.open(
 		{
 			name: "docker",
@@ -51,7 +57,10 @@ export async function createDockerRuntime(options: DockerRuntimeOptions): Promis
 		},
 		rest,
 		{
-			engine: { kind: "docker", socket, limits: { ...DEFAULT_LIMITS, ...limits } },
+			engine: {
+				...{ kind: "docker", socket, limits: { ...DEFAULT_LIMITS, ...limits } },
+				...(remake === undefined ? {} : { images: remake }),
+			},
 			path: options.path ?? DEFAULT_SETTINGS.path,
 		},
 	);
@@ -79,5 +88,5 @@ async function verify(program: Program, { signal }: Call): Promise<void> {
 		hash.update(chunk);
 	}
 	if (size !== program.size || hash.digest("hex") !== program.sha256)
-		throw new AppError("internal", "the build's bytes are not those that were built; nothing was started");
+		throw new AppError("damaged", "the build's bytes are not those that were built; nothing was started");
 }

@@ -23,6 +23,9 @@ export const MARK = "RUNTIME_INSTANCE";
 const SHIM = `trap : TERM INT HUP; exec 3>&2 2>/dev/null; (exec "$@" 2>&3 3>&-); code=$?; echo $code >"$0"; exit $code`;
 const POLL_MS = { first: 2, most: 50, adopted: 100 };
 
+/** Bytes; each read is a trip to another thread. */
+const READ_AT_ONCE = 1024 * 1024;
+
 /** What programs are told to listen on. */
 export const PROGRAM_HOST = "127.0.0.1";
 
@@ -212,7 +215,7 @@ async function verifiedCommand({ program }: SpecRecord, programs: string): Promi
 	const file = join(programs, program.sha256);
 	const hash = createHash("sha256");
 	try {
-		await pipeline(createReadStream(file), hash);
+		await pipeline(createReadStream(file, { highWaterMark: READ_AT_ONCE }), hash);
 	} catch (error) {
 		throw impossible("the program's file cannot be read", error);
 	}

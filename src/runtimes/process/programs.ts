@@ -11,7 +11,7 @@ const TEMPORARY = ".incoming";
 
 /**
  * Puts a build's bytes where the companion executes them: `<folder>/<sha256>`, whole, verified and durable. What is there
- * already is verified anew. Rejects with `internal` where the bytes are not the build's. One at a time for a folder.
+ * already is verified anew. Rejects with `damaged` where the bytes are not the build's. One at a time for a folder.
  */
 export async function materialise(
 	folder: string,
@@ -26,7 +26,7 @@ export async function materialise(
 	try {
 		const sha256 = await write(temporary, program, signal);
 		if (sha256 !== program.sha256)
-			throw new AppError("internal", "the build's bytes are not those that were built; nothing was executed");
+			throw new AppError("damaged", "the build's bytes are not those that were built; nothing was executed");
 		await rename(temporary, file);
 		await syncFolder(folder);
 	} catch (error) {
@@ -51,7 +51,7 @@ async function write(file: string, program: Extract<Program, { kind: "build" }>,
 			for (let at = 0; at < chunk.length; ) at += (await handle.write(chunk, at)).bytesWritten;
 		}
 		if (size !== program.size)
-			throw new AppError("internal", `the build has ${program.size} bytes, but the store gave another number`);
+			throw new AppError("damaged", `the build has ${program.size} bytes, but the store gave another number`);
 		await handle.chmod(0o755);
 		await handle.sync();
 	} finally {

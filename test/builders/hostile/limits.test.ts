@@ -9,7 +9,7 @@ import { DiskWatch } from "../../../src/builders/sandbox/disk-watch.ts";
 import { MIB } from "../../../src/builders/sandbox/limits.ts";
 import { removeTree } from "../../../src/remove-tree.ts";
 import { eventually, processesMentioning } from "../../conformance/builder.ts";
-import { BWRAP, bubblewrap, folderFor, never, open, shell, skip } from "./sandboxes.ts";
+import { BWRAP, bubblewrap, folderFor, inEach, never, open, shell, skip } from "./sandboxes.ts";
 
 const options = { skip };
 const mark = () => `hostile-${process.pid}-${Math.random()}`;
@@ -20,11 +20,11 @@ async function writable(t: Test) {
 	return { writes: [folder], cwd: folder };
 }
 
-t.test("a daemon that leaves its session ends with the build; without a sandbox it lives on", options, async (t) => {
+inEach("a daemon that leaves its session ends with the build; without a sandbox it lives on", async (t, sandboxOf) => {
 	const daemon = (name: string) =>
 		`setsid sh -c 'trap "" TERM HUP; exec >/dev/null 2>&1 </dev/null; ${name}=1; export ${name}; exec sleep 300' & sleep 0.3; echo built`;
 	const inside = mark().replaceAll(/\W/g, "_");
-	const sandbox = await bubblewrap(t);
+	const sandbox = await sandboxOf(t);
 	t.match(await shell(sandbox, daemon(inside)), { exitCode: 0, lines: ["built"] });
 	t.same(await processesMentioning(inside), []);
 
@@ -35,8 +35,8 @@ t.test("a daemon that leaves its session ends with the build; without a sandbox 
 	for (const pid of left) process.kill(Number(pid), "SIGKILL");
 });
 
-t.test("a build that never ends is cancelled with all that it started", options, async (t) => {
-	const sandbox = await bubblewrap(t);
+inEach("a build that never ends is cancelled with all that it started", async (t, sandboxOf) => {
+	const sandbox = await sandboxOf(t);
 	const name = mark();
 	const controller = new AbortController();
 	const work = shell(
@@ -84,8 +84,8 @@ t.test("memory: the build is ended, and its owner is told by which limit", optio
 	t.match(await shell(open, hungry.replace(/; while.*/, "")), { lines: ["290000000"] }, "the canary");
 });
 
-t.test("a fork bomb: no more processes than allowed, and all of them are ended", options, async (t) => {
-	const sandbox = await bubblewrap(t, { limits: { processes: 50 } });
+inEach("a fork bomb: no more processes than allowed, and all of them are ended", async (t, sandboxOf) => {
+	const sandbox = await sandboxOf(t, { limits: { processes: 50 } });
 	const name = mark();
 	const seen = { env: { PATH: "/usr/bin:/bin", MARK: name } };
 	const many = "i=0; while [ $i -lt 200 ]; do sleep 300 & i=$((i+1)); done; echo started $i";
@@ -104,8 +104,8 @@ t.test("a fork bomb: no more processes than allowed, and all of them are ended",
 	t.equal((await shell(sandbox, "echo fine")).text, "fine", "the machine is well");
 });
 
-t.test("a build that fills the disk is ended before the disk is full", options, async (t) => {
-	const sandbox = await bubblewrap(t, { limits: { disk: 24 * MIB } });
+inEach("a build that fills the disk is ended before the disk is full", async (t, sandboxOf) => {
+	const sandbox = await sandboxOf(t, { limits: { disk: 24 * MIB } });
 	const seen = await writable(t);
 	const small = "n=0; while :; do n=$((n+1)); head -c 1000000 /dev/zero >file$n || exit 1; done";
 	t.match(await shell(sandbox, small, seen), { ended: "it wrote more than 24 MiB to the disk" });
@@ -117,10 +117,10 @@ t.test("a build that fills the disk is ended before the disk is full", options, 
 	t.match(await shell(sandbox, "ls", await writable(t)), { exitCode: 0 }, "the next build is not to blame");
 });
 
-t.test("a disk that is nearly full is the machine's fault", options, async (t) => {
+inEach("a disk that is nearly full is the machine's fault", async (t, sandboxOf) => {
 	const seen = await writable(t);
 	const { bavail, bsize } = await statfs(seen.cwd);
-	const sandbox = await bubblewrap(t, { limits: { reserve: bavail * bsize * 2 } });
+	const sandbox = await sandboxOf(t, { limits: { reserve: bavail * bsize * 2 } });
 	await t.rejects(shell(sandbox, "while :; do sleep 1; done", seen), { code: "unavailable", message: /of disk left/ });
 });
 
@@ -141,18 +141,18 @@ t.test(
 	},
 );
 
-t.test("what lies deeper than a path can tell is not overlooked", options, async (t) => {
-	const sandbox = await bubblewrap(t, { limits: { disk: 24 * MIB } });
+inEach("what lies deeper than a path can tell is not overlooked", async (t, sandboxOf) => {
+	const sandbox = await sandboxOf(t, { limits: { disk: 24 * MIB } });
 	const seen = await writable(t);
 	t.teardown(() => removeTree(seen.cwd));
 	const deep = `perl -e 'my $d = "d" x 200; for (1..40) { mkdir $d; chdir $d or exit 1 } exec "sh", "-c", q(n=0; while :; do n=$((n+1)); head -c 1000000 /dev/zero >file$n || exit 1; done)'`;
 	t.match(await shell(sandbox, deep, seen), { ended: "it wrote more than 24 MiB to the disk" });
 });
 
-t.test("a disk that has room for few files is the machine's fault", options, async (t) => {
+inEach("a disk that has room for few files is the machine's fault", async (t, sandboxOf) => {
 	const seen = await writable(t);
 	const { ffree } = await statfs(seen.cwd);
-	const sandbox = await bubblewrap(t, { limits: { reserveFiles: ffree * 2 } });
+	const sandbox = await sandboxOf(t, { limits: { reserveFiles: ffree * 2 } });
 	const work = shell(sandbox, "while :; do sleep 1; done", seen);
 	await t.rejects(work, { code: "unavailable", message: /room for fewer than \d+ files on its disk/ });
 });
@@ -168,8 +168,8 @@ t.test("a file system that does not count files: what has gone of it says when t
 	t.equal(await watch.look(), "too_many");
 });
 
-t.test("endless output is cut", options, async (t) => {
-	const sandbox = await bubblewrap(t);
+inEach("endless output is cut", async (t, sandboxOf) => {
+	const sandbox = await sandboxOf(t);
 	const { lines } = await shell(sandbox, "yes | head -c 3000000", { outputLimit: 1000 });
 	t.ok(lines.length < 600);
 	t.match(lines.at(-1), /longer than 1000 bytes/);

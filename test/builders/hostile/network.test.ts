@@ -9,12 +9,12 @@ import { pathToFileURL } from "node:url";
 import t, { type Test } from "tap";
 import { createGoBuilder } from "../../../src/builders/go/go.ts";
 import { goNetwork } from "../../../src/builders/go/network.ts";
-import type { Bubblewrap } from "../../../src/builders/sandbox/bubblewrap.ts";
+import type { Sandbox } from "../../../src/builders/sandbox/sandbox.ts";
 import { proxyFor } from "../../../src/builders/sandbox/upstream.ts";
 import { type Files, failureOf, HOST_TARGET, treeOf } from "../../conformance/builder.ts";
 import { makeCertificates } from "../../hosts/certificates.ts";
 import { MOD, main } from "../go-samples.ts";
-import { bubblewrap, CACHE, folderFor, never, open, shell, skip } from "./sandboxes.ts";
+import { bubblewrap, CACHE, folderFor, inEach, never, open, shell, skip } from "./sandboxes.ts";
 
 const CANARY = "canary-91aa";
 
@@ -41,16 +41,16 @@ const asks = (requests: readonly string[]) => `
 	});
 	(async () => { for (const text of ${JSON.stringify(requests)}) await ask(text); })();`;
 
-function inside(sandbox: Bubblewrap, program: string, hosts: readonly URL[]) {
+function inside(sandbox: Sandbox, program: string, hosts: readonly URL[]) {
 	return shell(sandbox, "", {
 		...{ file: process.execPath, args: ["-e", program], reads: [process.execPath], hosts },
 	});
 }
 
-t.test("only the exact pairs of host and port can be reached, however an address is spelled", { skip }, async (t) => {
+inEach("only the exact pairs of host and port can be reached, however an address is spelled", async (t, sandboxOf) => {
 	const allowed = await serving(t, (_, response) => response.end("fine"));
 	const other = await serving(t, (_, response) => response.end(CANARY));
-	const sandbox = await bubblewrap(t);
+	const sandbox = await sandboxOf(t);
 	const head = (line: string) => `${line} HTTP/1.1\r\nHost: ${allowed.host}\r\n\r\n`;
 	const refused = [
 		`CONNECT ${other.host}`,
@@ -90,13 +90,16 @@ t.test("only the exact pairs of host and port can be reached, however an address
 	t.match((await shell(open, "", node)).text, CANARY, "the canary");
 });
 
-t.test("an origin of this machine is found at its own address, as clients use no proxy for it", { skip }, async (t) => {
-	const allowed = await serving(t, (request, response) => response.end(`fine ${request.url}`));
-	const program = `fetch("${allowed.href}a?b").then((r) => r.text()).then(console.log, (e) => console.log(e.cause.code))`;
-	t.match((await inside(await bubblewrap(t), program, [allowed])).text, "fine /a?b");
-});
+inEach(
+	"an origin of this machine is found at its own address, as clients use no proxy for it",
+	async (t, sandboxOf) => {
+		const allowed = await serving(t, (request, response) => response.end(`fine ${request.url}`));
+		const program = `fetch("${allowed.href}a?b").then((r) => r.text()).then(console.log, (e) => console.log(e.cause.code))`;
+		t.match((await inside(await sandboxOf(t), program, [allowed])).text, "fine /a?b");
+	},
+);
 
-t.test("bytes have a limit", { skip }, async (t) => {
+inEach("bytes have a limit", async (t, sandboxOf) => {
 	const endless = await serving(t, (_, response) => {
 		const more = () => {
 			while (response.write(Buffer.alloc(65_536)));
@@ -104,12 +107,12 @@ t.test("bytes have a limit", { skip }, async (t) => {
 		response.on("drain", more);
 		more();
 	});
-	const sandbox = await bubblewrap(t, { limits: { network: 3 * 1024 ** 2 } });
+	const sandbox = await sandboxOf(t, { limits: { network: 3 * 1024 ** 2 } });
 	const program = `fetch("${endless.href}").then((r) => r.arrayBuffer()).catch(() => setTimeout(() => {}, 60000))`;
 	t.match(await inside(sandbox, program, [endless]), { ended: "it moved more than 3 MiB over the network" });
 });
 
-t.test("the server's own proxy is gone through, where it has one", { skip }, async (t) => {
+inEach("the server's own proxy is gone through, where it has one", async (t, sandboxOf) => {
 	const seen: string[] = [];
 	const server = createServer((_, response) => response.end("no"));
 	server.on("connect", (request, client) => {
@@ -121,7 +124,7 @@ t.test("the server's own proxy is gone through, where it has one", { skip }, asy
 	await once(server, "listening");
 	t.teardown(() => server.close());
 	const { port } = server.address() as AddressInfo;
-	const sandbox = await bubblewrap(t, { env: { HTTP_PROXY: `http://me:secret@127.0.0.1:${port}` } });
+	const sandbox = await sandboxOf(t, { env: { HTTP_PROXY: `http://me:secret@127.0.0.1:${port}` } });
 	const ran = await inside(sandbox, asks(["GET http://modules.example/x HTTP/1.1\r\nHost: modules.example\r\n\r\n"]), [
 		new URL("http://modules.example"),
 	]);

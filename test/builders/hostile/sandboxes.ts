@@ -3,11 +3,15 @@ import { existsSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import type { Test } from "tap";
+import Docker from "dockerode";
+import t, { type Test } from "tap";
 import { Bubblewrap } from "../../../src/builders/sandbox/bubblewrap.ts";
+import { ContainerSandbox } from "../../../src/builders/sandbox/container/container.ts";
 import type { Limits } from "../../../src/builders/sandbox/limits.ts";
 import { OpenSandbox } from "../../../src/builders/sandbox/open.ts";
 import type { Confined, Ended, Sandbox } from "../../../src/builders/sandbox/sandbox.ts";
+import { BuildContainers } from "../../../src/runtimes/docker/build-containers.ts";
+import { Dockerd } from "../../harness/dockerd.ts";
 
 export const BWRAP = ["/usr/bin/bwrap", "/usr/local/bin/bwrap", "/bin/bwrap"].find(existsSync);
 /** For tap: why a test of the sandbox cannot be run here. */
@@ -38,6 +42,42 @@ export async function bubblewrap(t: Test, options: Options = {}): Promise<Bubble
 	);
 	t.teardown(() => sandbox.close());
 	return sandbox;
+}
+
+export const noEngine = await Dockerd.missing();
+let engine: Promise<Dockerd> | undefined;
+
+/** The test file's own. */
+export async function ownEngine(): Promise<Dockerd> {
+	if (engine === undefined) {
+		const started = Dockerd.start();
+		engine = started;
+		t.teardown(async () => (await started).stop());
+	}
+	return engine;
+}
+
+/** The same of containers. */
+export async function containers(t: Test, { limits = {}, env }: Options = {}) {
+	const { socket } = await ownEngine();
+	const sandbox = await ContainerSandbox.open(
+		{
+			engine: new BuildContainers(new Docker({ socketPath: socket })),
+			...{ owner: Math.random().toString(36).slice(2), workFolder: await folderFor(t), limits },
+			...(env === undefined ? {} : { env }),
+		},
+		{ signal: never },
+	);
+	t.teardown(() => sandbox.close());
+	return Object.assign(sandbox, { grouped: true });
+}
+
+export type SandboxOf = (t: Test, options?: Options) => Promise<Sandbox & { readonly grouped: boolean }>;
+
+/** What holds in each sandbox. */
+export function inEach(name: string, body: (t: Test, sandboxOf: SandboxOf) => Promise<void>): void {
+	t.test(name, { skip }, (t) => body(t, bubblewrap));
+	t.test(`in containers: ${name}`, { skip: noEngine }, (t) => body(t, containers));
 }
 
 export type Ran = Ended & { readonly lines: readonly string[]; readonly text: string };

@@ -5,7 +5,7 @@ import { createGoBuilder } from "../../../src/builders/go/go.ts";
 import type { Sandbox } from "../../../src/builders/sandbox/sandbox.ts";
 import { type Files, failureOf, HOST_TARGET, treeOf } from "../../conformance/builder.ts";
 import { MOD, main } from "../go-samples.ts";
-import { bubblewrap, CACHE, folderFor, never, open, skip } from "./sandboxes.ts";
+import { bubblewrap, CACHE, folderFor, inEach, never, open, skip } from "./sandboxes.ts";
 
 const CANARY = "canary_4b1d";
 
@@ -37,8 +37,8 @@ async function neighbour(t: Test): Promise<string> {
 	return folder;
 }
 
-t.test("an assembler file that includes a file of the host", { skip }, async (t) => {
-	const sandbox = await bubblewrap(t);
+inEach("an assembler file that includes a file of the host", async (t, sandboxOf) => {
+	const sandbox = await sandboxOf(t);
 	const secret = join(await neighbour(t), "secret");
 	const files = {
 		"go.mod": MOD,
@@ -74,8 +74,8 @@ t.test(
 	},
 );
 
-t.test("a crafted go.work, workspace and vendor folder lead nowhere", { skip }, async (t) => {
-	const sandbox = await bubblewrap(t);
+inEach("a crafted go.work, workspace and vendor folder lead nowhere", async (t, sandboxOf) => {
+	const sandbox = await sandboxOf(t);
 	const folder = await neighbour(t);
 	const uses = { "go.mod": MOD, "main.go": main("", 'import _ "example.com/neighbour"\n') };
 	t.notMatch(await told(t, sandbox, { ...uses, "go.work": `go 1.21\n\nuse (\n\t.\n\t${folder}\n)\n` }), CANARY);
@@ -87,8 +87,8 @@ t.test("a crafted go.work, workspace and vendor folder lead nowhere", { skip }, 
 	t.notMatch(await told(t, sandbox, vendored), CANARY);
 });
 
-t.test("entrypoints that lead out of the source", { skip }, async (t) => {
-	const sandbox = await bubblewrap(t);
+inEach("entrypoints that lead out of the source", async (t, sandboxOf) => {
+	const sandbox = await sandboxOf(t);
 	const folder = await neighbour(t);
 	await writeFile(join(folder, "n.go"), `package main\n\nfunc main() { undefined_${CANARY}() }\n`);
 	// They are refused where a request is read; a builder that gets one all the same sees nothing there.
@@ -102,8 +102,8 @@ t.test("entrypoints that lead out of the source", { skip }, async (t) => {
 	);
 });
 
-t.test("go:embed of what is not in the source", { skip }, async (t) => {
-	const sandbox = await bubblewrap(t);
+inEach("go:embed of what is not in the source", async (t, sandboxOf) => {
+	const sandbox = await sandboxOf(t);
 	const secret = join(await neighbour(t), "secret");
 	for (const pattern of [secret, `../../../../../..${secret}`, `"${secret}"`]) {
 		const embed = `package main\n\nimport _ "embed"\n\n//go:embed ${pattern}\nvar s string\n\nfunc main() { println(s) }\n`;
@@ -113,8 +113,8 @@ t.test("go:embed of what is not in the source", { skip }, async (t) => {
 	}
 });
 
-t.test("nothing in a source makes Go run a command: cgo, generate, toolexec, tools, settings", { skip }, async (t) => {
-	const sandbox = await bubblewrap(t);
+inEach("nothing in a source makes Go run a command: cgo, generate, toolexec, tools, settings", async (t, sandboxOf) => {
+	const sandbox = await sandboxOf(t);
 	const proof = join(await folderFor(t), "ran");
 	const run = `/bin/sh -c "echo ran >${proof}"`;
 	const files: Files = {
@@ -145,8 +145,8 @@ t.test("nothing in a source makes Go run a command: cgo, generate, toolexec, too
 	t.match(await told(t, sandbox, { "go.mod": MOD, "main.go": linked }), /only allowed in cgo-generated code/);
 });
 
-t.test("a build leaves its source as it was", { skip }, async (t) => {
-	const sandbox = await bubblewrap(t);
+inEach("a build leaves its source as it was", async (t, sandboxOf) => {
+	const sandbox = await sandboxOf(t);
 	const { work } = await build(t, sandbox, { "go.mod": "module example.com/x\n", "main.go": main("") });
 	await using made = await work;
 	t.ok(made.size > 0, "go.mod without a go line is not completed, and no fault");

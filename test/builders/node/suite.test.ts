@@ -2,7 +2,7 @@ import t from "tap";
 import { createNodeBuilder } from "../../../src/builders/node/node.ts";
 import type { Sandbox } from "../../../src/builders/sandbox/sandbox.ts";
 import { builderSuite, temporaryFolder } from "../../conformance/builder.ts";
-import { bubblewrap, open, skip } from "../hostile/sandboxes.ts";
+import { bubblewrap, containers, noEngine, open, skip } from "../hostile/sandboxes.ts";
 import { Registry } from "./registry.ts";
 
 async function suite(t: Parameters<typeof builderSuite>[0], sandbox: Sandbox) {
@@ -34,3 +34,4 @@ async function suite(t: Parameters<typeof builderSuite>[0], sandbox: Sandbox) {
 
 t.test("without a sandbox", (t) => suite(t, open));
 t.test("in a sandbox", { skip }, async (t) => suite(t, await bubblewrap(t)));
+t.test("in containers", { skip: noEngine }, async (t) => suite(t, await containers(t)));

@@ -88,6 +88,43 @@ else {
 		await until(async () => (await site.containers({ id })).length === 1, "the replaced revision is gone");
 	});
 
+	await t.test(
+		"a base image that somebody removed comes back, and its services, with nobody doing anything",
+		async (t) => {
+			const { Config, Id } = await site.container({ id });
+			await site.docker.getImage(Config.Image).remove({ force: true });
+			await site.docker.getContainer(Id).kill();
+			const killed = Date.now();
+			await until(() => answers(/^r2 /), "it answers again");
+			t.comment(`it answers ${Date.now() - killed} ms after its image and its container are gone`);
+			t.match(await running(server.api, "app"), { revision: 2, url, error: null });
+			await site.docker.getImage(Config.Image).inspect();
+		},
+	);
+
+	await t.test("what a service waits for after its end is what its status says", async (t) => {
+		const { Config, Id } = await site.container({ id });
+		const image = Config.Image;
+		const [repo = "", tag = ""] = image.split(":");
+		// Of this name it is made again at once, unless something of this name cannot be started.
+		await site.docker.getImage(image).tag({ repo: "kept", tag: "1" });
+		await site.docker.getImage(image).remove({ force: true });
+		const broken = await site.docker.createContainer({ Image: "kept:1", Entrypoint: ["/nothing"] });
+		await broken.commit({ repo, tag, Entrypoint: ["/nothing"] });
+		await broken.remove();
+		await site.docker.getContainer(Id).kill();
+		await until(
+			async () => /could not be started/.test((await server.api.get("app")).error?.message ?? ""),
+			"its status says what it waits for",
+		);
+		t.match(await server.api.get("app"), { status: "Starting", revision: 2, error: { code: "internal" } });
+		await site.docker.getImage(image).remove({ force: true });
+		await site.docker.getImage("kept:1").tag({ repo, tag });
+		t.match(await running(server.api, "app"), { revision: 2, url, error: null });
+		await until(() => answers(/^r2 /), "it answers again");
+		await site.docker.getImage("kept:1").remove();
+	});
+
 	await t.test("a container that the engine cannot remove is in nobody's way", { skip: noAttributes }, async (t) => {
 		const before = await site.container({ id });
 		// As after a kill of the engine, which may leave a mount that it does not see any more: what it wants to delete is held.

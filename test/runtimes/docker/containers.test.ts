@@ -2,10 +2,10 @@ import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import t from "tap";
-import type { Observed, ServiceRef } from "../../../src/runtimes/runtime.ts";
+import type { Observed, Runtime, ServiceRef } from "../../../src/runtimes/runtime.ts";
 import { until } from "../../conformance/runtime.ts";
 import { Dockerd } from "../../harness/dockerd.ts";
-import { ask, call, companion, reach, SERVICE } from "../process-harness.ts";
+import { ask, call, companion, reach, SERVICE } from "../runtime-harness.ts";
 import { containers, harness, linesOf, networks, openRuntime, openSite, spec } from "./docker-harness.ts";
 
 const MIB = 1024 * 1024;
@@ -213,9 +213,9 @@ else {
 			t.teardown(() => rm(join(log, ".."), { recursive: true, force: true }));
 			process.env.RUNTIME_FAILPOINTS = `${point}:1=kill`;
 			process.env.RUNTIME_FAILPOINT_LOG = log;
-			const { runtime } = await harness(t, site);
+			// Only the first companion is asked to crash: it must not end by itself before it has anything to do.
+			const { runtime } = await harness(t, site, { idleMs: 60_000 });
 			try {
-				// Whichever companion takes it (one that was idle for long has ended) is to be killed.
 				await runtime.apply(spec(site, SERVICE, 1, ["serve"]), call);
 			} finally {
 				delete process.env.RUNTIME_FAILPOINTS;
@@ -230,7 +230,8 @@ else {
 	t.test("the engine is ended or killed: unavailable meanwhile, then ready again, and no crash", async (t) => {
 		const { runtime, folder } = await harness(t, site);
 		await runtime.apply(spec(site, SERVICE, 1, ["serve"], { instances: 2 }), call);
-		const { url } = await reach(runtime, 1, "ready");
+		let before = await reach(runtime, 1, "ready");
+		const { url } = before;
 		for (const signal of ["SIGTERM", "SIGKILL"] as const) {
 			await site.dockerd.down(signal);
 			const error = await until(
@@ -248,16 +249,45 @@ else {
 			const seen: Observed = await until(
 				() => runtime.observe(SERVICE, call).catch(() => null),
 				(now): now is Observed =>
-					now !== null && now.revisions[0]?.phase === "ready" && now.revisions[0].instances.length === 2,
-				"it is ready again",
+					now !== null && now.revisions[0]?.phase === "ready" && noneOf(before, now) && instancesOf(now).length === 2,
+				"it is ready again, with other containers",
 			).then((found) => found ?? { url: null, serving: null, revisions: [] });
+			before = seen;
 			t.equal(seen.url, url);
 			t.equal(seen.revisions[0]?.failure, null);
 			t.equal(await ask(url ?? ""), "revision 1");
-			const state = JSON.parse(await readFile(join(folder, "services", SERVICE.id, "state.json"), "utf8"));
-			t.same(state.live.exits, [], "no exit is counted");
+			t.same(await exitsOf(folder), [], "no exit is counted");
 			t.equal((await containers(site)).length, 2);
 		}
+	});
+
+	for (const signal of ["SIGTERM", "SIGKILL"] as const)
+		t.test(`an engine (${signal}) and a companion that end together are no crash of the program`, async (t) => {
+			const { runtime, folder } = await harness(t, site);
+			await runtime.apply(spec(site, SERVICE, 1, ["serve"]), call);
+			const before = await reach(runtime, 1, "ready");
+			const pid = await companion(folder);
+			if (pid === null) throw new Error("no companion");
+			process.kill(pid, "SIGKILL");
+			await site.dockerd.down(signal);
+			await site.dockerd.up();
+			const seen = await readyWithOthers(runtime, before);
+			t.equal(seen.revisions[0]?.failure, null);
+			t.same(await exitsOf(folder), [], "no exit is counted");
+		});
+
+	t.test("what ends while no companion watches is a crash where the engine was there", async (t) => {
+		const { runtime, folder } = await harness(t, site);
+		await runtime.apply(spec(site, SERVICE, 1, ["serve"]), call);
+		const before = await reach(runtime, 1, "ready");
+		const [one] = await containers(site);
+		const pid = await companion(folder);
+		if (pid === null) throw new Error("no companion");
+		process.kill(pid, "SIGSTOP");
+		await site.dockerd.docker.getContainer(one?.Id ?? "").kill();
+		process.kill(pid, "SIGKILL");
+		await readyWithOthers(runtime, before);
+		t.equal((await exitsOf(folder)).length, 1);
 	});
 
 	t.test("a companion that starts while the engine is away goes on when it is back", async (t) => {
@@ -279,4 +309,29 @@ else {
 		);
 		t.equal(answer, "revision 1");
 	});
+}
+
+function instancesOf({ revisions }: Observed): string[] {
+	return revisions.flatMap(({ instances }) => instances.map(({ instance }) => instance));
+}
+
+function noneOf(before: Observed, now: Observed): boolean {
+	const old = new Set(instancesOf(before));
+	return !instancesOf(now).some((instance) => old.has(instance));
+}
+
+function readyWithOthers(runtime: Runtime, before: Observed): Promise<Observed> {
+	return until(
+		() => runtime.observe(SERVICE, call).catch(() => ({ url: null, serving: null, revisions: [] })),
+		(now) => now.revisions[0]?.phase === "ready" && noneOf(before, now),
+		"another container is ready",
+	);
+}
+
+/** Those that count as crashes. */
+async function exitsOf(folder: string): Promise<number[]> {
+	const state: { live: { exits: number[] } } = JSON.parse(
+		await readFile(join(folder, "services", SERVICE.id, "state.json"), "utf8"),
+	);
+	return state.live.exits;
 }

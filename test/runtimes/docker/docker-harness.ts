@@ -1,5 +1,4 @@
 import { execFile } from "node:child_process";
-import { createHash } from "node:crypto";
 import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { createServer } from "node:https";
 import type { AddressInfo } from "node:net";
@@ -14,9 +13,9 @@ import { createImages } from "../../../src/runtimes/docker/images.ts";
 import { LoaderBinary } from "../../../src/runtimes/docker/loader-binary.ts";
 import { createDockerRuntime, type DockerRuntimeOptions } from "../../../src/runtimes/docker/runtime.ts";
 import type { LogLine, Runtime, ServiceRef, ServiceSpec } from "../../../src/runtimes/runtime.ts";
-import { type RuntimeHarness, until } from "../../conformance/runtime.ts";
+import type { RuntimeHarness } from "../../conformance/runtime.ts";
 import { Dockerd } from "../../harness/dockerd.ts";
-import { ask, call, companion, FAST, SERVICE } from "../process-harness.ts";
+import { ask, call, FAST, folderOf, SERVICE, specOf } from "../runtime-harness.ts";
 
 const TOKEN = "token-of-the-test";
 const PROGRAM = resolve(import.meta.dirname, "../../fixtures/container-program");
@@ -29,6 +28,8 @@ export type Site = {
 	/** What the server answers with instead of the program's bytes. */
 	answer: { status: number; bytes: Buffer };
 	readonly loader: DockerRuntimeOptions["loader"];
+	/** How the base image is made again. */
+	readonly remake: NonNullable<DockerRuntimeOptions["remake"]>;
 };
 
 export async function openSite(t: Test, options: { readonly alone?: boolean } = {}): Promise<Site> {
@@ -54,12 +55,19 @@ export async function openSite(t: Test, options: { readonly alone?: boolean } = 
 	await new Promise<void>((done) => server.listen(0, dockerd.address, done));
 	t.teardown(() => new Promise((done) => server.close(done)));
 	const { port } = server.address() as AddressInfo;
-	const loaderBinary = new LoaderBinary({ go: "go", cache: join(folder, "loader") });
+	const remake = {
+		go: "go",
+		cache: join(folder, "loader"),
+		made: join(folder, "images"),
+		image: null,
+		imageNode: null,
+	};
+	const loaderBinary = new LoaderBinary(remake);
 	const image = await createImages({ docker: dockerd.docker, loader: loaderBinary }).image("none");
 	const url = ({ name, version, revision }: ServiceSpec) =>
 		`https://${dockerd.address}:${port}/builds/${name}/${version}?revision=${revision}`;
 	const loader = { url, token: () => TOKEN, ca: authority.certificate };
-	return Object.assign(site, { dockerd, program, image, loader });
+	return Object.assign(site, { dockerd, program, image, loader, remake });
 }
 
 export function spec(
@@ -69,23 +77,8 @@ export function spec(
 	args: readonly string[],
 	change: Partial<ServiceSpec> = {},
 ): ServiceSpec {
-	const open = async () =>
-		(async function* () {
-			yield bytes;
-		})();
-	return {
-		...service,
-		revision,
-		generation: 1,
-		program: { kind: "build", sha256: createHash("sha256").update(bytes).digest("hex"), size: bytes.length, open },
-		requires: "none",
-		args,
-		env: {},
-		health: { type: "port", path: "/", timeout: 60 },
-		restart: "on-failure",
-		instances: 1,
-		...change,
-	};
+	const health = { type: "port", path: "/", timeout: 60 } as const;
+	return specOf(bytes, service, revision, args, { health, ...change });
 }
 
 export type DockerHarness = RuntimeHarness & { readonly folder: string; readonly runtime: CompanionRuntime };
@@ -105,24 +98,19 @@ export async function harness(
 	site: Site,
 	options: Partial<DockerRuntimeOptions> = {},
 ): Promise<DockerHarness> {
-	const folder = await mkdtemp(join(tmpdir(), "docker-runtime-"));
-	t.teardown(async () => {
-		const last = await openRuntime(site, folder);
-		for await (const service of last.list(call)) await last.remove(service, call);
-		await last[Symbol.asyncDispose]();
-		await until(
-			() => companion(folder),
-			(pid) => pid === null,
-			"the companion ends by itself",
-		);
-		// No assertion: those are over by now.
-		const left = [
-			...(await containers(site)).map(({ Names }) => Names[0]),
-			...(await networks(site)).map(({ Name }) => Name),
-		];
-		if (left.length > 0) throw new Error(`the test left ${left.join(", ")}`);
-		await rm(folder, { recursive: true, force: true });
-	});
+	const folder = await folderOf(
+		t,
+		// At the socket at which its containers are, if any.
+		async (folder) => openRuntime(site, folder, { socket: await readFile(join(folder, "engine"), "utf8") }),
+		async () => {
+			// No assertion: those are over by now.
+			const left = [
+				...(await containers(site)).map(({ Names }) => Names[0]),
+				...(await networks(site)).map(({ Name }) => Name),
+			];
+			if (left.length > 0) throw new Error(`the test left ${left.join(", ")}`);
+		},
+	);
 	const runtime = await openRuntime(site, folder, options);
 	const close = async () => runtime[Symbol.asyncDispose]();
 	t.teardown(close);

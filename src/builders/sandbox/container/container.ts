@@ -129,7 +129,9 @@ export class ContainerSandbox implements Sandbox {
 			await run.proxy(`/proc/self/fd/${handle.fd}/proxy`, command, limits, this.#options.env ?? process.env);
 		}
 		const disk = await DiskWatch.start(command.writes, limits);
-		const container = await this.#options.engine.start(await this.#plan(command, folder));
+		const container = await this.#options.engine.start(await this.#plan(command, folder)).catch((error: unknown) => {
+			throw call.signal.aborted ? cancelled(call.signal) : error;
+		});
 		// Whatever else went wrong is what is told; a container that an engine keeps ends all the same, and is swept.
 		run.after(() => container.remove().catch(() => undefined));
 		const conversation = new Conversation(container, command.log, command.outputLimit);

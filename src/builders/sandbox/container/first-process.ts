@@ -14,12 +14,14 @@ const LONGEST_WORD = 64;
  * The container's first process. It starts the command, whose output is stdout, and says on stderr how it ended and which
  * limit was met. With each line that the server sends it looks at the limits; when there are no more lines (the command has
  * ended, or the server has) it ends, and with it all processes of the container. It uses what a shell has built in: by then
- * there may be no process left to be had. `jobs` reaps the orphans that became its children.
+ * there may be no process left to be had. `jobs` reaps the orphans that became its children. The number of open files is its
+ * affair because an engine must not ask for more than it has itself.
  */
 const SCRIPT = `
 for name in $1; do unset "$name"; done
 shift
 exec 3>&2 2>/dev/null
+ulimit -n 65536
 ( echo 500 >/proc/self/oom_score_adj; "$@" </dev/null 2>&1 3>&-; echo "ended $?" >&3 ) &
 child=$!
 memory=/dev/null
@@ -74,8 +76,7 @@ export class Conversation implements Pick<Group, "exceeded"> {
 		if (signal.aborted) kill();
 		const late = new AbortController();
 		try {
-			const reading = this.#read(late.signal);
-			await reading;
+			await this.#read(late.signal);
 		} catch (error) {
 			if (!signal.aborted) throw error;
 		} finally {
