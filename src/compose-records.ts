@@ -46,7 +46,12 @@ async function openPostgres(
 	const options = { url, schema: config.postgresSchema, report };
 	const postgres = await patiently(() => Postgres.open(options, MIGRATIONS), log);
 	const store = own(new PostgresServiceStore(postgres));
-	own(await SoleUse.take({ postgres, onLost: lost }));
+	const onLost = (why: AppError) => {
+		// Ending puts builds back, in records that are another's by then.
+		void postgres[Symbol.asyncDispose]();
+		lost(why);
+	};
+	own(await SoleUse.take({ postgres, onLost }));
 	return { store, tokens: new PostgresTokenStore(postgres) };
 }
 

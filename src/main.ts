@@ -1,11 +1,15 @@
 import { open, readFile, rename, rm } from "node:fs/promises";
 import type { AddressInfo } from "node:net";
 import path from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
 import { pino } from "pino";
 import { compose, type Server } from "./compose.ts";
 import { type Config, configHelp, flagOf, loadConfig } from "./config.ts";
 import { isAppError, messageOf, systemCode } from "./errors.ts";
 import { statusOf } from "./routes/service-view.ts";
+
+/** How long may be looked for what runs, when the server ends. */
+const NAMING_MS = 3_000;
 
 /** `runtime server`: resolves to the exit code when the server has ended. */
 export async function main(argv: readonly string[]): Promise<number> {
@@ -49,7 +53,7 @@ async function serve(config: Config): Promise<number> {
 	} finally {
 		await rm(announcement, { force: true });
 		// Not known where the records are away; ending goes on all the same.
-		const running = await nameRunning(server).catch(() => []);
+		const running = await Promise.race([nameRunning(server).catch(() => []), delay(NAMING_MS, [], { ref: false })]);
 		await server.close();
 		if (running.length > 0) farewell(running, config.stopServices);
 	}

@@ -65,7 +65,8 @@ async function namesIn(folder: string): Promise<string[]> {
 	try {
 		return await readdir(folder);
 	} catch (error) {
-		if (["ENOENT", "ENOTDIR"].includes(systemCode(error) ?? "")) return [];
+		// What others keep from us, or have made a knot of, is not ours to sweep, and no reason not to start.
+		if (["ENOENT", "ENOTDIR", "EACCES", "ELOOP"].includes(systemCode(error) ?? "")) return [];
 		throw error;
 	}
 }

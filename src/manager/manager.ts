@@ -90,7 +90,7 @@ export class Manager implements Changes {
 		if (before !== undefined) return before;
 		this.#check(request);
 		const existing = await this.#deps.store.get({ namespace, name, version });
-		if (existing !== undefined) throw exists(existing);
+		if (existing !== undefined) return this.#twin(namespace, once, existing);
 		const { located, remote } = await locate(this.#deps.remotes, request, call);
 		const wish = newWish(located, remote);
 		const metadata = located.metadata ?? {};
@@ -109,12 +109,12 @@ export class Manager implements Changes {
 			// A commit that failed may have been made all the same.
 			.finally(() => this.#deps.driver.wake(draft.service.id));
 		failpoint("manager.after_pending");
-		if (service === undefined) {
-			// Somebody was faster; it may have been this very request, sent twice.
-			const twin = await this.#deps.replays.recalled(namespace, once);
-			if (twin !== undefined) return twin;
-			throw exists((await this.#deps.store.get({ namespace, name, version })) ?? { name, version });
-		}
+		if (service === undefined)
+			return this.#twin(
+				namespace,
+				once,
+				(await this.#deps.store.get({ namespace, name, version })) ?? { name, version },
+			);
 		return { service, revision: service.newest, revised: true, replayed: false };
 	}
 
@@ -243,6 +243,17 @@ export class Manager implements Changes {
 	/** Cancels the revision that is on its way. Rejects with `conflict` where there is none, or another than was named. */
 	async cancel(name: ServiceName, revision?: number): Promise<ServiceRecord> {
 		return this.#change(name, (draft) => cancel(draft, revision));
+	}
+
+	/** Somebody was faster; it may have been this very request, sent twice. Else it throws that the service exists. */
+	async #twin(
+		namespace: string,
+		once: ChangeOptions["once"],
+		existing: Parameters<typeof exists>[0],
+	): Promise<Changed> {
+		const twin = await this.#deps.replays.recalled(namespace, once);
+		if (twin === undefined) throw exists(existing);
+		return twin;
 	}
 
 	/** What a request names must be there. A request that was made before is not asked: what it made is. */

@@ -13,10 +13,20 @@ import type { Commit, Remembered, ServiceFilter, ServiceStore } from "./store.ts
 /** Events and revisions kept for each service; older ones are dropped with the commit that adds newer ones. */
 const EVENTS_KEPT = 1000;
 const REVISIONS_KEPT = 1000;
-/** Rows fetched at once: what is listed is never in memory whole. */
-const PAGE = 500;
+/** Rows fetched at once, and after how many bytes of them no other begins: what is listed is never in memory whole. */
+const PAGE = { rows: 500, bytes: 4 * 1024 * 1024 };
+/** What the columns hold. Nothing has a larger number, and whoever asks for one finds nothing. */
+const MOST = { revision: 2 ** 31 - 1, event: Number.MAX_SAFE_INTEGER };
 
 type Recorded<T> = { readonly record: T };
+type Asked<R> = [
+	select: string,
+	order: string,
+	values: readonly unknown[],
+	start: readonly unknown[],
+	next: (row: R) => readonly unknown[],
+	likely?: number,
+];
 
 /**
  * The records in PostgreSQL, for any number of servers. Every change is one statement, so that it takes one round trip, and
@@ -40,21 +50,28 @@ export class PostgresServiceStore implements ServiceStore {
 		return this.#one("SELECT record FROM service WHERE id = $1", [id]);
 	}
 
-	async *list(namespace: string, filter: ServiceFilter, from: ServiceName | null): AsyncIterable<ServiceRecord> {
+	async *list(
+		namespace: string,
+		filter: ServiceFilter,
+		from: ServiceName | null,
+		likely: number = PAGE.rows,
+	): AsyncIterable<ServiceRecord> {
 		type Found = { readonly name: string; readonly version: string; readonly record: ServiceRecord };
 		yield* this.#pages<Found, ServiceRecord>(
 			`SELECT name, version, record FROM service WHERE namespace = $1 AND ($2::text IS NULL OR name = $2)
-				AND ($3::text IS NULL OR version = $3) AND ($4::text IS NULL OR (name, version) > ($4, $5))
-				ORDER BY name, version LIMIT ${PAGE}`,
+				AND ($3::text IS NULL OR version = $3) AND ($4::text IS NULL OR (name, version) > ($4, $5))`,
+			"name, version",
 			[namespace, filter.name ?? null, filter.version ?? null],
 			[from?.name ?? null, from?.version ?? null],
 			({ name, version }) => [name, version],
+			likely,
 		);
 	}
 
 	async *all(): AsyncIterable<ServiceRecord> {
 		yield* this.#pages<{ readonly id: string; readonly record: ServiceRecord }, ServiceRecord>(
-			`SELECT id, record FROM service WHERE $1::text IS NULL OR id > $1 ORDER BY id LIMIT ${PAGE}`,
+			"SELECT id, record FROM service WHERE $1::text IS NULL OR id > $1",
+			"id",
 			[],
 			[null],
 			({ id }) => [id],
@@ -96,24 +113,27 @@ export class PostgresServiceStore implements ServiceStore {
 	}
 
 	async revision(id: string, revision: number): Promise<RevisionRecord | undefined> {
-		return this.#one("SELECT record FROM revision WHERE service_id = $1 AND number = $2", [id, revision]);
+		return this.#one("SELECT record FROM revision WHERE service_id = $1 AND number = $2", [
+			...[id, Math.min(revision, MOST.revision)],
+		]);
 	}
 
 	async *revisions(id: string, before: number | null): AsyncIterable<RevisionRecord> {
 		yield* this.#pages<{ readonly number: number; readonly record: RevisionRecord }, RevisionRecord>(
-			`SELECT number, record FROM revision WHERE service_id = $1 AND ($2::integer IS NULL OR number < $2)
-				ORDER BY number DESC LIMIT ${PAGE}`,
+			"SELECT number, record FROM revision WHERE service_id = $1 AND ($2::integer IS NULL OR number < $2)",
+			"number DESC",
 			[id],
-			[before],
+			[before === null ? null : Math.min(before, MOST.revision)],
 			({ number }) => [number],
 		);
 	}
 
 	async *events(id: string, after: number): AsyncIterable<ServiceEvent> {
 		yield* this.#pages<Recorded<ServiceEvent>, ServiceEvent>(
-			`SELECT record FROM event WHERE service_id = $1 AND seq > $2 ORDER BY seq LIMIT ${PAGE}`,
+			"SELECT seq, record FROM event WHERE service_id = $1 AND seq > $2",
+			"seq",
 			[id],
-			[after],
+			[Math.min(after, MOST.event)],
 			({ record }) => [record.seq],
 		);
 	}
@@ -133,8 +153,8 @@ export class PostgresServiceStore implements ServiceStore {
 	async *sources(): AsyncIterable<SourceRecord & { readonly collected: boolean }> {
 		type Found = Recorded<SourceRecord> & { readonly collected: boolean };
 		const found = this.#rows<Found>(
-			`SELECT record, collected FROM source WHERE $1::text IS NULL OR (namespace, id) > ($1, $2)
-				ORDER BY namespace, id LIMIT ${PAGE}`,
+			"SELECT namespace, id, record, collected FROM source WHERE $1::text IS NULL OR (namespace, id) > ($1, $2)",
+			"namespace, id",
 			[],
 			[null, null],
 			({ record }) => [record.namespace, record.id],
@@ -183,30 +203,31 @@ export class PostgresServiceStore implements ServiceStore {
 		return row?.record;
 	}
 
-	async *#pages<R extends Recorded<T>, T>(
-		text: string,
-		values: readonly unknown[],
-		start: readonly unknown[],
-		next: (row: R) => readonly unknown[],
-	): AsyncGenerator<T> {
-		for await (const { record } of this.#rows<R>(text, values, start, next)) yield record;
+	async *#pages<R extends Recorded<T>, T>(...asked: Asked<R>): AsyncGenerator<T> {
+		for await (const { record } of this.#rows<R>(...asked)) yield record;
 	}
 
-	/** Page by page: the place where the next one begins is behind the values. */
-	async *#rows<R extends Row>(
-		text: string,
-		values: readonly unknown[],
-		start: readonly unknown[],
-		next: (row: R) => readonly unknown[],
-	): AsyncGenerator<R> {
-		for (let from = start; ; ) {
-			const rows = await this.#postgres.query<R>(text, [...values, ...from]);
+	/** Page by page, the first of `likely` rows: the place where the next one begins is behind the values. */
+	async *#rows<R extends Row>(...asked: Asked<R>): AsyncGenerator<R> {
+		const [select, order, values, start, next, likely = PAGE.rows] = asked;
+		const text = pageOf(select, order, values.length + start.length + 1);
+		let from = start;
+		for (let most = Math.min(likely, PAGE.rows); ; most = Math.min(most * 2, PAGE.rows)) {
+			const rows = await this.#postgres.query<R & { readonly total: string }>(text, [...values, ...from, most]);
 			yield* rows;
 			const last = rows.at(-1);
-			if (last === undefined || rows.length < PAGE) return;
+			if (last === undefined || (rows.length < most && Number(last.total) < PAGE.bytes)) return;
 			from = next(last);
 		}
 	}
+}
+
+/** PostgreSQL knows how long a value is without reading it, so that no page is longer than it may be and one record. */
+function pageOf(select: string, order: string, limit: number): string {
+	return `SELECT * FROM (
+			SELECT *, sum(octet_length(record::text)) OVER (ORDER BY ${order} ROWS UNBOUNDED PRECEDING) AS total
+			FROM (${select} ORDER BY ${order} LIMIT $${limit}) AS found
+		) AS page WHERE total - octet_length(record::text) < ${PAGE.bytes} ORDER BY ${order}`;
 }
 
 function changedMeanwhile({ name, version }: ServiceName): AppError {

@@ -49,7 +49,8 @@ export class Schedule {
 
 	/** Resolves when all steps, and all else that is tracked, have ended. */
 	async ended(): Promise<void> {
-		await Promise.all(this.#loops);
+		// A step that was under way may still have begun something.
+		while (this.#loops.size > 0) await Promise.all(this.#loops);
 	}
 
 	/** Something about this service may have changed. */
@@ -69,7 +70,12 @@ export class Schedule {
 	wakeLater(id: string, ms: number): void {
 		if (this.#stop.signal.aborted) return;
 		clearTimeout(this.#timers.get(id));
-		this.#timers.set(id, setTimeout(() => this.wake(id), ms).unref());
+		const timer = setTimeout(() => {
+			// One that has fired is none: a step under way sets the next by what is here.
+			this.#timers.delete(id);
+			this.wake(id);
+		}, ms);
+		this.#timers.set(id, timer.unref());
 	}
 
 	/** Answers after how many milliseconds to try again. */

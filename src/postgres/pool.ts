@@ -1,3 +1,4 @@
+import { Socket } from "node:net";
 import { setTimeout as delay } from "node:timers/promises";
 import pg from "pg";
 import { AppError, isAppError, messageOf } from "../errors.ts";
@@ -16,6 +17,8 @@ export type PostgresOptions = {
 	readonly statementMs?: number;
 	/** Milliseconds more, until a server that does not answer at all is given up. Default 5,000. */
 	readonly graceMs?: number;
+	/** Milliseconds that PostgreSQL may take to take leave. Default 2,000. */
+	readonly closeMs?: number;
 	/** Told of connections that broke while nobody used them; they are replaced. */
 	readonly report?: (error: unknown) => void;
 };
@@ -36,11 +39,15 @@ const MIGRATION_LOCK = 7_263_548_190;
 export class Postgres implements AsyncDisposable {
 	readonly schema: string;
 	readonly #pool: pg.Pool;
+	readonly #sockets: ReadonlySet<Socket>;
+	readonly #closeMs: number;
 	#closed: Promise<void> | undefined;
 
-	private constructor(pool: pg.Pool, schema: string) {
+	private constructor(pool: pg.Pool, schema: string, sockets: ReadonlySet<Socket>, closeMs: number) {
 		this.#pool = pool;
 		this.schema = schema;
+		this.#sockets = sockets;
+		this.#closeMs = closeMs;
 	}
 
 	/**
@@ -55,10 +62,18 @@ export class Postgres implements AsyncDisposable {
 			connectMs = 5_000,
 			statementMs = 30_000,
 			graceMs = 5_000,
+			closeMs = 2_000,
 		} = options;
 		if (!SCHEMA.test(schema)) throw invalid(`${schema} is no name for a schema`, "Take letters, digits and _.");
+		const { connectionString, asked } = checkedUrl(options.url);
+		const sockets = new Set<Socket>();
 		const pool = new pg.Pool({
-			connectionString: checkedUrl(options.url),
+			stream: () => {
+				const socket = new Socket();
+				sockets.add(socket);
+				return socket.once("close", () => sockets.delete(socket));
+			},
+			connectionString,
 			max: connections,
 			connectionTimeoutMillis: connectMs,
 			statement_timeout: statementMs,
@@ -66,11 +81,12 @@ export class Postgres implements AsyncDisposable {
 			// Ends the wait for a server that is gone without a word.
 			query_timeout: statementMs + graceMs,
 			keepAlive: true,
-			options: `-c search_path=${schema} -c lock_timeout=${statementMs}`,
+			// Read committed, whatever the database is set to: collection relies on seeing what it waited for.
+			options: `${asked} -c search_path=${schema} -c lock_timeout=${statementMs} -c default_transaction_isolation=read\\ committed`,
 			application_name: "runtime-builds",
 		});
 		pool.on("error", (error) => options.report?.(error));
-		const postgres = new Postgres(pool, schema);
+		const postgres = new Postgres(pool, schema, sockets, closeMs);
 		try {
 			await postgres.#check();
 			await postgres.#migrate(migrations);
@@ -116,8 +132,21 @@ export class Postgres implements AsyncDisposable {
 	}
 
 	async [Symbol.asyncDispose](): Promise<void> {
-		this.#closed ??= this.#pool.end();
+		this.#closed ??= this.#close();
 		await this.#closed;
+	}
+
+	/** The client waits for ever for a server that does not take leave, and its connections keep the process alive. */
+	async #close(): Promise<void> {
+		const timer = setTimeout(() => {
+			for (const socket of this.#sockets) socket.destroy();
+		}, this.#closeMs);
+		try {
+			await this.#pool.end();
+			await Promise.all([...this.#sockets].map((socket) => new Promise((resolve) => socket.once("close", resolve))));
+		} finally {
+			clearTimeout(timer);
+		}
 	}
 
 	async #transaction<T>(body: (query: Query) => Promise<T>): Promise<T> {
@@ -143,12 +172,18 @@ export class Postgres implements AsyncDisposable {
 
 	/** What is acknowledged here must be durable there. */
 	async #check(): Promise<void> {
-		const [row] = await this.query<{ version: string; fsync: string; commit: string }>(
+		const [row] = await this.query<{ version: string; fsync: string; commit: string; encoding: string }>(
 			`SELECT current_setting('server_version_num') AS version, current_setting('fsync') AS fsync,
-				current_setting('synchronous_commit') AS commit`,
+				current_setting('synchronous_commit') AS commit, current_setting('server_encoding') AS encoding`,
 		);
 		if (row === undefined) throw new AppError("internal", "PostgreSQL did not say what it is");
 		if (Number(row.version) < 130_000) throw invalid("PostgreSQL is older than 13", "Use 13 or newer.");
+		// SQL_ASCII takes every byte as it is.
+		if (!["UTF8", "SQL_ASCII"].includes(row.encoding))
+			throw invalid(
+				`the database's encoding is ${row.encoding}, which has not every character that programs print`,
+				"CREATE DATABASE … TEMPLATE template0 ENCODING 'UTF8'",
+			);
 		if (row.commit === "off")
 			throw invalid(
 				"synchronous_commit is off, so that PostgreSQL loses acknowledged changes when it crashes",
@@ -178,7 +213,8 @@ export class Postgres implements AsyncDisposable {
 				await query("INSERT INTO migration VALUES ($1)", [index + 1]);
 			}
 		}).catch((error: unknown) => {
-			if (stateOf(error) === "42501" || (isAppError(error) && stateOf(error.cause) === "42501"))
+			// 3F000: it may not even look into a schema that is there.
+			if (["42501", "3F000"].includes(stateOf(isAppError(error) ? error.cause : error) ?? ""))
 				throw invalid(
 					`this role may not make tables in schema ${schema}: ${messageOf(error)}`,
 					`CREATE SCHEMA ${schema} AUTHORIZATION the role`,
@@ -203,10 +239,13 @@ function refused(error: AppError): AppError {
 	return error;
 }
 
-/** Never repeats the URL: it may hold a password. */
-function checkedUrl(text: string): string {
+/** What to connect to, and the `options` it asks for, which would replace ours. Never repeats the URL: it may hold a password. */
+function checkedUrl(text: string): { readonly connectionString: string; readonly asked: string } {
 	const url = URL.canParse(text) ? new URL(text) : null;
 	if (url === null || !/^postgres(ql)?:$/.test(url.protocol))
 		throw invalid("this is no URL of a PostgreSQL database", "Write postgres://USER@HOST:5432/DATABASE.");
-	return text;
+	const asked = url.searchParams.getAll("options").join(" ");
+	if (asked === "") return { connectionString: text, asked };
+	url.searchParams.delete("options");
+	return { connectionString: url.href, asked };
 }

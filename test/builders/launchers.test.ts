@@ -56,6 +56,7 @@ t.test("Procfile: web, or the only one there is; arguments follow", async (t) =>
 		["worker: work\nweb:   serve  \n", "serve"],
 		["# nothing\nonly-one: go", "go"],
 		["web: serve\r\n", "serve"],
+		["web:\n\nonly: go\n", "go"],
 	] as const) {
 		const { root, call } = await open(t, { "app/Procfile": text });
 		t.equal(await launcher.detect(root, "app"), true);
@@ -133,12 +134,21 @@ t.test("lines of shell: what follows goes to the last command, or else is the li
 		[`(${show} x) &`, "[x]", "[x]"],
 		[`${show} x >&2 2>/dev/null; ${show} y`, "[y]", "[y][a b][$c]"],
 		[`true\n${show} x`, "[x]", "[x][a b][$c]"],
+		["cat <<EOF\nhi $#\nEOF", "hi 0", "hi 2"],
+		["cat <<'EOF' | cat\nhi # there\nEOF\n", "hi # there", "hi # there"],
+		[`cat <<EOF && ${show} x\nhi\nEOF`, "hi|[x]", "hi|[x]"],
+		[`cat <<EOF\nhi\nEOF\n${show} x`, "hi|[x]", "hi|[x][a b][$c]"],
+		[`${show} x \\`, "[x][\\]", "[x][\\]"],
+		[`${show} x\\\\`, "[x\\]", "[x\\][a b][$c]"],
 	] as const) {
 		t.equal(await said(line, []), without, line);
 		t.equal(await said(line, ["a b", "$c"]), withArgs, `${line}, with arguments`);
 	}
 	for (const line of ["if true", "a &&", "echo 'x", ")", "a \0", `echo ${"x".repeat(70_000)}`])
 		await t.rejects(shell(line, "the line", { signal }), { code: "source_invalid", message: /^the line is / });
+	const hashes = await shell(`echo '${" #".repeat(30_000)}' # c`, "the line", { signal: AbortSignal.timeout(20_000) });
+	t.match(hashes, ["/bin/sh", "-c", /^echo ' # #/, "sh"], "a shell is not started for each of many hashes");
+	await t.rejects(shell(`(${"x".repeat(60_000)}`, "the line", { signal }), { message: /^.{1,400}$/ });
 	const folder = await mkdtemp(path.join(tmpdir(), "runtime-shell-"));
 	t.teardown(() => rm(folder, { recursive: true, force: true }));
 	await shell(`touch ${folder}/ran $(touch ${folder}/ran)`, "the line", { signal });

@@ -1,5 +1,5 @@
 import { spawn } from "node:child_process";
-import { mkdir, mkdtemp, readdir, rename, rm, symlink } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, rename, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
@@ -124,6 +124,9 @@ t.test("what was being made or copied of a build cache's seed when the server wa
 	t.same(await left(), []);
 	t.same(await readdir(own), ["build"]);
 	await sweepCaches(join(place, "nowhere"), data);
+	await symlink("knot", join(cache, "namespaces", "knot"));
+	await writeFile(join(cache, "namespaces", "file"), "");
+	await sweepCaches(cache, data);
 });
 
 t.test("a server that starts sweeps its caches", async (t) => {

@@ -116,10 +116,12 @@ t.test("a server with its records in PostgreSQL", { skip: await PostgresHost.mis
 			});
 			return { code: await new Promise((resolve) => child.once("exit", resolve)), output };
 		};
-		const flagged = await said(["--postgres", "postgres://me:secret@127.0.0.1/x"]);
-		t.equal(flagged.code, 2);
-		t.match(flagged.output, /PGPASSWORD/);
-		t.notMatch(flagged.output, /secret/);
+		for (const url of ["postgres://me:secret@127.0.0.1/x", "postgres://me@127.0.0.1/x?password=secret"]) {
+			const flagged = await said(["--postgres", url]);
+			t.equal(flagged.code, 2, url);
+			t.match(flagged.output, /PGPASSWORD/);
+			t.notMatch(flagged.output, /secret/);
+		}
 		const nowhere = await said([], { RUNTIME_POSTGRES: host.url("nowhere") });
 		t.match(nowhere, { code: 1, output: /database "nowhere" does not exist\n.*CREATE DATABASE/ });
 	});

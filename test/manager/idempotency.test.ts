@@ -55,6 +55,24 @@ t.test(
 	},
 );
 
+t.test("a create whose twin is done between its two looks is answered as that one", async (t) => {
+	const { core, app } = await open(t);
+	const payload = { name: "app", source: await core.upload("1") };
+	const send = () => app.call("POST", "/services", { payload, headers: key("twin") });
+	const { store } = core;
+	const get = store.get.bind(store);
+	let twin: Awaited<ReturnType<typeof send>> | undefined;
+	store.get = async (name) => {
+		store.get = get;
+		twin = await send();
+		return get(name);
+	};
+	const answer = await send();
+	t.equal(twin?.status, 202);
+	t.match(answer, { status: 202, headers: { "idempotency-replayed": "true" } });
+	t.equal(answer.json().id, twin?.json().id);
+});
+
 t.test("ten creates at once without a key: one is made, nine are conflicts", async (t) => {
 	const { core, app } = await open(t);
 	const source = await core.upload("1");

@@ -70,6 +70,26 @@ t.test("a step that throws comes again; an earlier turn takes the place of a lat
 	t.same(seen, ["a", "a", "b"]);
 });
 
+t.test("a turn that comes while a step is under way does not keep the next one from being set", async (t) => {
+	let steps = 0;
+	const all = schedule(async (id) => {
+		steps++;
+		if (steps === 1) {
+			all.wakeLater(id, 0);
+			await new Promise((resolve) => setTimeout(resolve, 30));
+		}
+		if (steps === 2) throw new Error("not yet");
+		return undefined;
+	});
+	all.wake("a");
+	await until(
+		() => steps === 3,
+		() => `a third step, after ${steps}`,
+	);
+	await all.ended();
+	t.equal(steps, 3);
+});
+
 t.test("sixteen services have a step at once; one that waits for programs to end leaves its place", async (t) => {
 	const open: (() => void)[] = [];
 	const leave: (() => void)[] = [];
@@ -96,6 +116,25 @@ t.test("sixteen services have a step at once; one that waits for programs to end
 	for (const end of open) end();
 	await all.ended();
 	t.equal(open.length, 18);
+});
+
+t.test("the end waits for what a step began while it was ended", async (t) => {
+	let over = false;
+	const all = schedule(async (_id, signal) => {
+		await new Promise((resolve) => signal.addEventListener("abort", resolve, { once: true }));
+		const work = new Promise<void>((resolve) => setTimeout(resolve, 30));
+		all.track(
+			work.then(() => {
+				over = true;
+			}),
+		);
+		return undefined;
+	});
+	all.wake("a");
+	await new Promise((resolve) => setImmediate(resolve));
+	all.stop();
+	await all.ended();
+	t.ok(over);
 });
 
 t.test("after the end there are no turns, and who was at it is told", async (t) => {

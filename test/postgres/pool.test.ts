@@ -56,6 +56,29 @@ t.test("connections to PostgreSQL", { skip: await PostgresHost.missing() }, asyn
 		await poor[Symbol.asyncDispose]();
 	});
 
+	t.test("what the URL or the database is set to does not take the place of what the records need", async (t) => {
+		const url = await host.database("given");
+		await host.sql("given", "ALTER DATABASE given SET default_transaction_isolation = 'repeatable read'");
+		const postgres = await Postgres.open({ url: `${url}?options=-c%20work_mem%3D9MB` }, TABLES);
+		t.teardown(() => postgres[Symbol.asyncDispose]());
+		t.equal(await host.sql("given", "SELECT count(*) FROM runtime_builds.thing"), "0", "its tables are in its schema");
+		const [set] = await postgres.query(
+			"SELECT current_setting('work_mem') AS memory, current_setting('transaction_isolation') AS isolation",
+		);
+		t.same(set, { memory: "9MB", isolation: "read committed" });
+		await host.sql("given", "CREATE DATABASE western TEMPLATE template0 ENCODING 'LATIN1'");
+		await t.rejects(Postgres.open({ url: host.url("western") }, TABLES), {
+			code: "invalid_argument",
+			field: "postgres",
+			message: /LATIN1/,
+		});
+		await host.sql("given", "CREATE ROLE outsider LOGIN");
+		await t.rejects(Postgres.open({ url: host.url("given", "outsider") }, TABLES), {
+			code: "invalid_argument",
+			hint: /CREATE SCHEMA/,
+		});
+	});
+
 	t.test("a crash is unavailable, and the same connections work when it is back", async (t) => {
 		const told: unknown[] = [];
 		const url = await host.database("crash");
@@ -87,16 +110,16 @@ t.test("connections to PostgreSQL", { skip: await PostgresHost.missing() }, asyn
 	t.test("a server that does not answer is given up", async (t) => {
 		const sockets = new Set<Socket>();
 		let silent = false;
-		const proxy = createServer((from) => {
-			const to = connect(host.port, "127.0.0.1");
+		const proxy = createServer({ allowHalfOpen: true }, (from) => {
+			const to = connect({ port: host.port, host: "127.0.0.1", allowHalfOpen: true });
 			for (const socket of [from, to]) {
 				sockets.add(socket);
 				socket.on("error", () => undefined);
 			}
 			from.on("data", (chunk) => silent || to.write(chunk));
 			to.on("data", (chunk) => silent || from.write(chunk));
-			from.on("close", () => to.destroy());
-			to.on("close", () => from.destroy());
+			from.on("end", () => silent || to.destroy());
+			to.on("end", () => silent || from.destroy());
 		});
 		await new Promise<void>((resolve) => proxy.listen(0, "127.0.0.1", resolve));
 		t.teardown(() => {
@@ -107,13 +130,19 @@ t.test("connections to PostgreSQL", { skip: await PostgresHost.missing() }, asyn
 		if (address === null || typeof address === "string") throw new Error("no port");
 		await host.database("silent");
 		const url = host.url("silent").replace(`:${host.port}/`, `:${address.port}/`);
-		const postgres = await Postgres.open({ url, statementMs: 200, graceMs: 300, connectMs: 1_000 }, TABLES);
+		const postgres = await Postgres.open(
+			{ url, statementMs: 200, graceMs: 300, connectMs: 1_000, closeMs: 200 },
+			TABLES,
+		);
 		silent = true;
 		await t.rejects(postgres.query("SELECT 1"), { code: "unavailable" });
 		silent = false;
 		for (const socket of sockets) socket.destroy();
 		t.same(await postgres.query("SELECT 1 AS one"), [{ one: 1 }], "the next one has another connection");
+		silent = true;
 		await postgres[Symbol.asyncDispose]();
+		const open = process.getActiveResourcesInfo().filter((name) => name === "TCPSocketWrap").length;
+		t.equal(open, [...sockets].filter((socket) => !socket.destroyed).length, "nor is its leave waited for");
 	});
 
 	t.test("a statement that takes too long, and a deadlock", async (t) => {

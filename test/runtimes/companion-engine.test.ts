@@ -306,3 +306,38 @@ t.test("what is ended from outside over and over is started again with back-off"
 	const pauses = ends.map((end, index) => (starts[index + 1] ?? 0) - end);
 	t.ok((pauses[1] ?? 0) >= 390 && (pauses[2] ?? 0) >= 790, `pauses of ${pauses.map(Math.round)} ms`);
 });
+
+t.test(
+	"what has run and is refused for ever can be stopped, replaced and removed, and is not started for that",
+	async (t) => {
+		const { engine, supervisor, folder, seen, apply } = await open(t);
+		supervisor.settings = { ...FAST, backoffFirstMs: 60_000, backoffMostMs: 60_000 };
+		const refused = async (starts: number) => {
+			await seen("ready", starts);
+			const tries = () => engine.done.filter((what) => what === "start").length;
+			engine.refusal = new AppError("unavailable", "the engine refuses");
+			const before = tries();
+			await engine.end({ exitCode: 137, excused: true });
+			await until(tries, (now) => now > before, "a try to start it again");
+			engine.refusal = null;
+		};
+		await apply();
+		await refused(1);
+		await supervisor.stop(SERVICE.id);
+		t.equal(engine.started.length, 1, "a stop starts nothing");
+		await supervisor.apply(worker(folder, { health: PORT, generation: 2 }));
+		await refused(2);
+		await supervisor.apply(worker(folder, { health: PORT, generation: 3 }));
+		await seen("ready", 3);
+		await until(
+			async () => supervisor.observe(SERVICE.id).revisions.length,
+			(count) => count === 1,
+			"what it replaced is gone",
+		);
+		t.equal(engine.started.length, 3, "nor does an update start what it replaces");
+		await refused(3);
+		await supervisor.remove(SERVICE.id);
+		t.equal(engine.started.length, 3);
+		t.same(supervisor.list(), []);
+	},
+);

@@ -173,8 +173,8 @@ export class Bucket {
 		for (let after: { KeyMarker?: string; UploadIdMarker?: string } = {}; ; ) {
 			const command = new ListMultipartUploadsCommand({ Bucket: this.name, Prefix: prefix, ...after });
 			const page = await this.#small("ListMultipartUploads", call, (options) => this.client.send(command, options));
+			// Not every endpoint heeds the prefix.
 			for (const { Key: name = "", UploadId: id = "", Initiated: initiated = new Date() } of page.Uploads ?? [])
-				// Not every endpoint heeds the prefix.
 				if (name.startsWith(prefix)) yield { name, id, initiated };
 			if (page.IsTruncated !== true || page.NextKeyMarker === undefined) return;
 			after = {

@@ -47,25 +47,31 @@ export class Chunks {
 		const ring: Buffer[] = [];
 		let turn = 0;
 		let filled = 0;
-		try {
-			for await (const chunk of cancellable(body, signal)) {
-				this.#hash.update(chunk);
-				this.#size += chunk.length;
-				for (let offset = 0; offset < chunk.length; ) {
-					const buffer = (ring[turn] ??= Buffer.allocUnsafeSlow(CHUNK));
-					const end = Math.min(chunk.length, offset + CHUNK - filled);
-					buffer.set(chunk.subarray(offset, end), filled);
-					filled += end - offset;
-					offset = end;
-					if (filled < CHUNK) break;
-					yield buffer;
-					turn = (turn + 1) % this.#room;
-					filled = 0;
-				}
+		for await (const chunk of this.#watched(cancellable(body, signal))) {
+			this.#hash.update(chunk);
+			this.#size += chunk.length;
+			for (let offset = 0; offset < chunk.length; ) {
+				const buffer = ring[turn] ?? Buffer.allocUnsafeSlow(CHUNK);
+				ring[turn] = buffer;
+				const end = Math.min(chunk.length, offset + CHUNK - filled);
+				buffer.set(chunk.subarray(offset, end), filled);
+				filled += end - offset;
+				offset = end;
+				if (filled < CHUNK) break;
+				yield buffer;
+				turn = (turn + 1) % this.#room;
+				filled = 0;
 			}
-			const last = ring[turn];
-			if (filled > 0 && last !== undefined) yield last.subarray(0, filled);
-			this.#ended = true;
+		}
+		const last = ring[turn];
+		if (filled > 0 && last !== undefined) yield last.subarray(0, filled);
+		this.#ended = true;
+	}
+
+	/** Apart from what takes the chunks: that may throw into it as well. */
+	async *#watched(body: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array, void, undefined> {
+		try {
+			yield* body;
 		} catch (error) {
 			this.#failed = { error };
 			throw error;

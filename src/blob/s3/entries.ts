@@ -15,9 +15,7 @@ export type S3Entry = BlobInfo & {
 };
 
 /** `unknown`: it may be there, or still come to be, and the data object must stay. */
-export type Insertion =
-	| { readonly stored: "yes" }
-	| { readonly stored: "no" | "unknown"; readonly error: unknown };
+export type Insertion = { readonly stored: "yes" } | { readonly stored: "no" | "unknown"; readonly error: unknown };
 
 const INSERT_TRIES = 3;
 

@@ -75,11 +75,15 @@ export function blame(error: unknown, settings: Settled): unknown {
 	const found = blameFor(reason, status, settings);
 	const code = status === undefined && found?.field === "s3Endpoint" ? "unavailable" : "invalid_argument";
 	if (found === undefined)
-		return new AppError(error.code === "no_space" ? "no_space" : "unavailable", `the S3 bucket cannot be used: ${reason}`, {
-			cause: error.cause,
-			field: "s3Endpoint",
-			hint: "older servers refuse the checksums that are sent by default: try s3Checksums when_required",
-		});
+		return new AppError(
+			error.code === "no_space" ? "no_space" : "unavailable",
+			`the S3 bucket cannot be used: ${reason}`,
+			{
+				cause: error.cause,
+				field: "s3Endpoint",
+				hint: "older servers refuse the checksums that are sent by default: try s3Checksums when_required",
+			},
+		);
 	return new AppError(code, found.message, { cause: error.cause, field: found.field, hint: found.hint });
 }
 
@@ -136,7 +140,9 @@ function blameFor(reason: string, status: number | undefined, settings: Settled)
 			return {
 				field: "s3Endpoint",
 				message: `the host of the S3 endpoint ${endpoint} is not found`,
-				hint: forcePathStyle ? "look at s3Endpoint" : "without s3PathStyle the bucket is a part of the host name: try it",
+				hint: forcePathStyle
+					? "look at s3Endpoint"
+					: "without s3PathStyle the bucket is a part of the host name: try it",
 			};
 		case "EPROTO":
 			return {

@@ -95,7 +95,11 @@ function checkEndpoint(endpoint: string): void {
 	const plain = url !== undefined && url.username + url.password + url.search + url.hash === "";
 	if (plain && (url.protocol === "https:" || url.protocol === "http:")) return;
 	// Not repeated: there may be a password in it.
-	throw new AppError("invalid_argument", "the S3 endpoint must be an http or https URL without user, query or fragment", {
-		field: "s3Endpoint",
-	});
+	throw new AppError(
+		"invalid_argument",
+		"the S3 endpoint must be an http or https URL without user, query or fragment",
+		{
+			field: "s3Endpoint",
+		},
+	);
 }

@@ -122,7 +122,8 @@ export class S3Reader implements AsyncIterableIterator<Uint8Array, undefined, un
 			const other = ["not_found", "range", "precondition_failed"];
 			throw isAppError(error) && other.includes(error.code) ? await this.#damaged() : error;
 		}
-		if (this.#closed || content.total !== size || content.length !== end - this.#position) {
+		const { total = size, length = end - this.#position } = content;
+		if (this.#closed || total !== size || length !== end - this.#position) {
 			content.body.on("error", () => undefined).destroy();
 			throw this.#error ?? (await this.#damaged());
 		}
@@ -134,8 +135,10 @@ export class S3Reader implements AsyncIterableIterator<Uint8Array, undefined, un
 		const body = this.#body;
 		this.#body = undefined;
 		this.#chunks = undefined;
-		// Read to its end, the connection is used again; what it still throws concerns nobody.
-		if (body?.readableEnded === false) body.on("error", () => undefined).destroy();
+		// What it still throws concerns nobody. Read to its end, the connection can be used again.
+		body?.on("error", () => undefined);
+		if (this.#position === this.#part.end) body?.resume();
+		else body?.destroy();
 	}
 
 	async #pause(failures: number): Promise<void> {

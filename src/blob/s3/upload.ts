@@ -7,7 +7,7 @@ import {
 	UploadPartCommand,
 } from "@aws-sdk/client-s3";
 import { Upload } from "@aws-sdk/lib-storage";
-import { AppError, isAppError } from "../../errors.ts";
+import { AppError, cancelled, isAppError } from "../../errors.ts";
 import { failpoint } from "../../failpoint.ts";
 import type { Bucket } from "./bucket.ts";
 import { Chunks } from "./chunks.ts";
@@ -34,7 +34,9 @@ export async function upload(
 	const chunks = new Chunks(partSize);
 	// The first part that fails must stop the body: the SDK would go on to send all the others.
 	const stop = new AbortController();
-	const requests = new Requests(bucket.client, AbortSignal.any([signal, stop.signal]), (error) => stop.abort(error));
+	const requests = new Requests(bucket.client, partSize, AbortSignal.any([signal, stop.signal]), (error) =>
+		stop.abort(error),
+	);
 	const source = Readable.from(chunks.of(body, AbortSignal.any([signal, stop.signal])), { highWaterMark: 1 });
 	const upload = new Upload({
 		client: requests.client,
@@ -52,7 +54,7 @@ export async function upload(
 	} catch (error) {
 		source.destroy();
 		await cleanUp(bucket, name, requests);
-		throw reasonOf(error, chunks, requests);
+		throw reasonOf(error, chunks, requests, signal);
 	} finally {
 		requests.close();
 	}
@@ -76,9 +78,10 @@ async function verified(
 	throw new AppError("unavailable", "the S3 endpoint does not have all bytes that it was sent");
 }
 
-function reasonOf(error: unknown, chunks: Chunks, requests: Requests): unknown {
+function reasonOf(error: unknown, chunks: Chunks, requests: Requests, signal: AbortSignal): unknown {
 	if (requests.failed !== undefined) return failureOf(requests.failed.operation, requests.failed.error);
 	if (chunks.failed !== undefined) return chunks.failed.error;
+	if (signal.aborted) return cancelled(signal);
 	return failureOf("Upload", error);
 }
 
@@ -108,12 +111,14 @@ class Requests {
 	readonly #signal: AbortSignal;
 	readonly #onAbort: () => void;
 	readonly #onFailure: (error: unknown) => void;
+	readonly #buffers: PartBuffers;
 	#timer: NodeJS.Timeout | undefined;
 	#any = false;
 	#completing = false;
 	#failed: { readonly operation: string; readonly error: unknown } | undefined;
 
-	constructor(client: S3Client, signal: AbortSignal, onFailure: (error: unknown) => void) {
+	constructor(client: S3Client, partSize: number, signal: AbortSignal, onFailure: (error: unknown) => void) {
+		this.#buffers = new PartBuffers(partSize);
 		this.#signal = signal;
 		this.#onFailure = onFailure;
 		this.#onAbort = () => {
@@ -154,9 +159,14 @@ class Requests {
 		if (this.#signal.aborted) throw this.#signal.reason;
 		this.#any = true;
 		if (command instanceof CompleteMultipartUploadCommand) this.#completing = true;
+		const part = command instanceof UploadPartCommand ? command.input : undefined;
+		if (part !== undefined) this.#buffers.started(part);
 		try {
 			const reply = await client.send(command, { abortSignal: this.#late.signal });
-			if (command instanceof UploadPartCommand) failpoint("s3.part_sent");
+			if (part !== undefined) {
+				this.#buffers.ended(part);
+				failpoint("s3.part_sent");
+			}
 			return reply;
 		} catch (error) {
 			if (!this.#signal.aborted) {
@@ -165,5 +175,41 @@ class Requests {
 			}
 			throw error;
 		}
+	}
+}
+
+type SentPart = { readonly PartNumber?: number | undefined; readonly Body?: unknown };
+
+/**
+ * Gives the memory of sent parts back at once: the collector would let many of them come together. The SDK cuts a part off a buffer
+ * whose rest begins the next one, so that a buffer is free when its part was sent and the next part has been made.
+ */
+class PartBuffers {
+	readonly #partSize: number;
+	readonly #parts = new Map<number, { readonly buffer: ArrayBuffer; ended: boolean }>();
+
+	constructor(partSize: number) {
+		this.#partSize = partSize;
+	}
+
+	started({ PartNumber, Body }: SentPart): void {
+		if (PartNumber === undefined || !(Body instanceof Uint8Array) || !(Body.buffer instanceof ArrayBuffer)) return;
+		this.#parts.set(PartNumber, { buffer: Body.buffer, ended: false });
+		this.#release(PartNumber - 1);
+	}
+
+	ended({ PartNumber = 0 }: SentPart): void {
+		const part = this.#parts.get(PartNumber);
+		if (part === undefined) return;
+		part.ended = true;
+		this.#release(PartNumber);
+	}
+
+	#release(number: number): void {
+		const part = this.#parts.get(number);
+		const next = this.#parts.get(number + 1);
+		if (part?.ended !== true || next === undefined || next.buffer === part.buffer) return;
+		// A small one lies in a pool that others use.
+		if (part.buffer.byteLength >= this.#partSize) part.buffer.transfer(0);
 	}
 }

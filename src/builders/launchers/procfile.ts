@@ -16,7 +16,10 @@ export class ProcfileLauncher implements Launcher {
 	async prepare(root: string, options: LaunchOptions, call: Call & { readonly log: BuildLog }): Promise<Launch> {
 		const text = (await readText(root, path.posix.join(options.entrypoint, "Procfile"))) ?? "";
 		const types = new Map(
-			[...text.matchAll(/^([A-Za-z0-9_-]+):\s*(\S.*)$/gm)].map(([, type = "", command = ""]) => [type, command.trim()]),
+			[...text.matchAll(/^([A-Za-z0-9_-]+):[ \t]*(\S.*)$/gm)].map(([, type = "", command = ""]) => [
+				type,
+				command.trim(),
+			]),
 		);
 		const [only] = types.size === 1 ? types.values() : [];
 		const command = types.get("web") ?? only;

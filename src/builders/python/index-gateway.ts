@@ -8,10 +8,10 @@ import {
 	type ServerResponse,
 } from "node:http";
 import { type AddressInfo, isIP, type Socket } from "node:net";
-import { text } from "node:stream/consumers";
 import { pipeline } from "node:stream/promises";
 import { connect as connectTls } from "node:tls";
 import { messageOf } from "../../errors.ts";
+import { Turns } from "../../turns.ts";
 import { bare, dial } from "../sandbox/upstream.ts";
 
 export type GatewayOptions = {
@@ -23,13 +23,18 @@ export type GatewayOptions = {
 	readonly ca: string | undefined;
 	/** Hosts, or hosts with a port, whose certificate is not looked at. */
 	readonly trusted: readonly string[];
+	/** How long an index may be silent. Two minutes by default. */
+	readonly idleMs?: number;
 };
 
 const MAX_PAGE = 32 * 1024 ** 2;
+const TOO_LARGE = `a page of the index has more than ${MAX_PAGE} bytes`;
 const MAX_LINKS = 500_000;
 const IDLE_MS = 120_000;
-const HREF = /(<a\b[^>]*?\shref\s*=\s*)(?:"([^"]*)"|'([^']*)')/gi;
-const BASE = /<base\b[^>]*?\shref\s*=\s*["']?([^"'\s>]+)[^>]*>/i;
+/** Characters of a page that are kept together. */
+const MAX_TAG = 64 * 1024;
+/** What is in a tag ends before the next one begins: else a page of openings takes time by its square. */
+const HREF = /(<(a|base)\b[^<>]*?\shref\s*=\s*)(?:"([^"]*)"|'([^']*)'|([^\s"'<>]+))/gi;
 
 /**
  * Asks package indexes with the operator's credentials in pip's place. pip runs what it installs (setup.py) beside itself, so
@@ -42,6 +47,9 @@ export class IndexGateway implements AsyncDisposable {
 	/** Another program of this machine could ask too. */
 	readonly #secret = randomBytes(24).toString("base64url");
 	readonly #linked: readonly Set<string>[];
+	readonly #closing = new AbortController();
+	/** A page takes time: who asks for many at once waits. */
+	readonly #turns = new Turns();
 
 	private constructor(options: GatewayOptions) {
 		this.#options = options;
@@ -64,6 +72,7 @@ export class IndexGateway implements AsyncDisposable {
 
 	async [Symbol.asyncDispose](): Promise<void> {
 		const closed = once(this.#server, "close");
+		this.#closing.abort();
 		this.#server.close();
 		this.#server.closeAllConnections();
 		await closed;
@@ -77,7 +86,9 @@ export class IndexGateway implements AsyncDisposable {
 	/** What pip is told in the place of a page. */
 	urlOf(index: number): string {
 		return (
-			this.#options.pages.flatMap((page, at) => (at === index ? `${this.#base(at)}${page.pathname}` : []))[0] ?? ""
+			this.#options.pages.flatMap((page, at) =>
+				at === index ? `${this.#base(at)}${page.pathname}${page.search}` : [],
+			)[0] ?? ""
 		);
 	}
 
@@ -99,13 +110,19 @@ export class IndexGateway implements AsyncDisposable {
 		if (request.method !== "GET" && request.method !== "HEAD") return say(response, 405, "packages are only read");
 		const url = new URL(page.origin + rest);
 		if (!allowed(url, page, links)) return say(response, 403, `${url.pathname} is no page of the index, nor on one`);
-		const answer = await this.#ask(request, url, page);
+		const answer = await this.#ask(request, response, url, page);
 		const { location } = answer.headers;
 		const type = answer.headers["content-type"] ?? "";
 		const moved = location === undefined ? {} : { location: this.#through(Number(number), location, url) };
 		if (request.method === "GET" && /^text\/html\b|\+html\b/.test(type)) {
-			const html = this.#rewritten(await limited(answer), Number(number), url);
-			response.writeHead(answer.statusCode ?? 502, { "content-type": type, ...moved }).end(html);
+			if (Number(answer.headers["content-length"] ?? 0) > MAX_PAGE) {
+				answer.destroy();
+				return say(response, 502, TOO_LARGE);
+			}
+			await this.#turns.inTurn("page", async () => {
+				response.writeHead(answer.statusCode ?? 502, { "content-type": type, ...moved });
+				await pipeline(this.#rewritten(answer, Number(number), url), response);
+			});
 			return;
 		}
 		const kept = ["content-type", "content-length", "etag", "last-modified", "cache-control", "accept-ranges"];
@@ -117,9 +134,9 @@ export class IndexGateway implements AsyncDisposable {
 		await pipeline(answer, response);
 	}
 
-	async #ask(request: IncomingMessage, url: URL, page: URL): Promise<IncomingMessage> {
+	async #ask(request: IncomingMessage, response: ServerResponse, url: URL, page: URL): Promise<IncomingMessage> {
 		const socket = await this.#connected(page);
-		const pair = `${decodeURIComponent(page.username)}:${decodeURIComponent(page.password)}`;
+		const pair = `${decoded(page.username)}:${decoded(page.password)}`;
 		const outgoing = httpRequest({
 			createConnection: () => socket,
 			method: request.method ?? "GET",
@@ -129,8 +146,12 @@ export class IndexGateway implements AsyncDisposable {
 				...{ authorization: `Basic ${Buffer.from(pair).toString("base64")}`, accept: "text/html, */*;q=0.1" },
 				"accept-encoding": "identity",
 			},
+			signal: this.#closing.signal,
 		});
-		outgoing.setTimeout(IDLE_MS, () => outgoing.destroy(new Error("it does not answer")));
+		// Once there is an answer, that one's own stream fails; without a listener here the server would end.
+		outgoing.on("error", () => outgoing.destroy());
+		response.once("close", () => outgoing.destroy());
+		outgoing.setTimeout(this.#options.idleMs ?? IDLE_MS, () => outgoing.destroy(new Error("it does not answer")));
 		const answered = once(outgoing, "response");
 		outgoing.end();
 		const [answer]: IncomingMessage[] = await answered;
@@ -149,15 +170,33 @@ export class IndexGateway implements AsyncDisposable {
 		});
 	}
 
-	#rewritten(html: string, index: number, url: URL): string {
-		const named = BASE.exec(html)?.[1];
-		const base = named !== undefined && URL.canParse(named, url.href) ? new URL(named, url) : url;
-		return html
-			.replace(BASE, "")
-			.replaceAll(HREF, (_, start: string, double: string | undefined, single: string | undefined) => {
-				const href = (double ?? single ?? "").replaceAll("&amp;", "&");
-				return `${start}"${this.#through(index, href, base).replaceAll("&", "&amp;").replaceAll('"', "%22")}"`;
+	/** A page is never held whole: it may be the list of all packages that there are. */
+	async *#rewritten(page: AsyncIterable<Uint8Array>, index: number, url: URL): AsyncGenerator<string> {
+		let base: URL | undefined;
+		const rewrite = (html: string) =>
+			html.replaceAll(HREF, (_, start: string, tag: string, ...quoted: (string | undefined)[]) => {
+				const href = (quoted.slice(0, 3).find((each) => each !== undefined) ?? "").replaceAll("&amp;", "&");
+				if (tag.toLowerCase() === "base") {
+					if (URL.canParse(href, url.href)) base ??= new URL(href, url);
+					return `${start}""`;
+				}
+				return `${start}"${this.#through(index, href, base ?? url)
+					.replaceAll("&", "&amp;")
+					.replaceAll('"', "%22")}"`;
 			});
+		const decoder = new TextDecoder();
+		let size = 0;
+		let held = "";
+		for await (const chunk of page) {
+			size += chunk.length;
+			if (size > MAX_PAGE) throw new Error(TOO_LARGE);
+			held += decoder.decode(chunk, { stream: true });
+			const last = held.lastIndexOf("<");
+			const end = last >= 0 && held.length - last <= MAX_TAG ? last : held.length;
+			yield rewrite(held.slice(0, end));
+			held = held.slice(end);
+		}
+		yield rewrite(held + decoder.decode());
 	}
 
 	/** Of the index's own host: by way of here. Files elsewhere are fetched from there, without credentials. */
@@ -177,20 +216,17 @@ export class IndexGateway implements AsyncDisposable {
 function allowed(url: URL, page: URL, links: ReadonlySet<string>): boolean {
 	const path = url.pathname + url.search;
 	if (links.has(path) || links.has(path.replace(/\.metadata$/, ""))) return true;
+	if (path === page.pathname + page.search) return true;
 	const below = `${page.pathname.replace(/\/+$/, "")}/`;
-	// What a server makes of these is its own affair.
-	return (
-		(url.pathname === page.pathname || url.pathname.startsWith(below)) && !/%2f|%5c|%2e|%00|\/\//i.test(url.pathname)
-	);
+	// What a server makes of these is its own affair: some take `..;` for `..`, some decode twice.
+	return url.search === "" && url.pathname.startsWith(below) && !/;|%(2[5ef]|5c|3b|00)|\/\//i.test(url.pathname);
 }
 
-async function limited(answer: IncomingMessage): Promise<string> {
-	let size = 0;
-	answer.on("data", (chunk: Buffer) => {
-		size += chunk.length;
-		if (size > MAX_PAGE) answer.destroy(new Error(`a page has more than ${MAX_PAGE} bytes`));
-	});
-	return text(answer);
+/** As pip reads it: what is no escape stands for itself. */
+function decoded(text: string): string {
+	return text.replaceAll(/(%[0-9a-f]{2})+/gi, (escapes) =>
+		Buffer.from(escapes.replaceAll("%", ""), "hex").toString("utf8"),
+	);
 }
 
 function say(response: ServerResponse, status: number, words: string): void {

@@ -1,5 +1,5 @@
 import { lstat, opendir, statfs } from "node:fs/promises";
-import { join } from "node:path";
+import { join, sep } from "node:path";
 import { systemCode } from "../../errors.ts";
 import type { Limits } from "./limits.ts";
 
@@ -117,19 +117,28 @@ function difference(before: Free, now: Free): { readonly bytes: number; readonly
 	return { bytes, files: counted ? before.files - now.files : bytes / LEAST_BYTES_OF_A_FILE };
 }
 
+/** A folder that is still to be looked into: its path would be held as often as it has folders. */
+type Pending = { readonly above: Pending | undefined; readonly name: string };
+
+function pathOf(pending: Pending): string {
+	const names: string[] = [];
+	for (let at: Pending | undefined = pending; at !== undefined; at = at.above) names.push(at.name);
+	return names.reverse().join(sep);
+}
+
 /** Paths of all that is below a folder. A folder is never held whole: there can be millions in one. */
 async function* batches(root: string): AsyncGenerator<(string | typeof HIDDEN)[]> {
-	const folders = [root];
+	const folders: Pending[] = [{ above: undefined, name: root }];
 	let batch: (string | typeof HIDDEN)[] = [];
-	for (let folder = folders.pop(); folder !== undefined; folder = folders.pop()) {
+	for (let at = folders.pop(); at !== undefined; at = folders.pop()) {
+		const folder = pathOf(at);
 		const opened = await there(opendir(folder, { bufferSize: BATCH }));
 		if (opened === "gone") continue;
 		if (opened === HIDDEN) batch.push(HIDDEN);
 		else
 			for await (const entry of opened) {
-				const path = join(folder, entry.name);
-				if (entry.isDirectory()) folders.push(path);
-				batch.push(path);
+				if (entry.isDirectory()) folders.push({ above: at, name: entry.name });
+				batch.push(join(folder, entry.name));
 				if (batch.length < BATCH) continue;
 				yield batch;
 				batch = [];

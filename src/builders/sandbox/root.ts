@@ -19,7 +19,16 @@ export const ETC = [
 	"/etc/alternatives",
 ];
 /** Of /proc: what tells of the kernel, and of others. */
-export const HIDDEN = ["kcore", "keys", "key-users", "kmsg", "latency_stats", "timer_list", "sched_debug", "vmallocinfo"];
+export const HIDDEN = [
+	"kcore",
+	"keys",
+	"key-users",
+	"kmsg",
+	"latency_stats",
+	"timer_list",
+	"sched_debug",
+	"vmallocinfo",
+];
 export const TMP_BYTES = 512 * MIB;
 const UID = "1000";
 

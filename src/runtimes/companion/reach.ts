@@ -25,7 +25,7 @@ export function isReachable(engine: Pick<Engine, "mustBeReachable">): boolean {
  * with `unavailable` only when aborted. `waits` is told each time why it is to be done again.
  */
 export async function untilReached<T>(
-	host: ReachHost,
+	host: Omit<ReachHost, "engine"> & { readonly engine: Pick<Engine, "onReachable"> },
 	work: () => Promise<T>,
 	signal?: AbortSignal,
 	waits?: (why: AppError) => void,
@@ -42,6 +42,7 @@ export async function untilReached<T>(
 			waits?.(error);
 			const either = signal === undefined ? changed.signal : AbortSignal.any([signal, changed.signal]);
 			if (!either.aborted) await clock.sleep(delay, either);
+			if (signal?.aborted) throw error;
 		} finally {
 			stopListening();
 		}

@@ -116,6 +116,8 @@ export class BuildContainers implements ContainerEngine {
 function containerOptions(plan: ContainerPlan): ContainerCreateOptions {
 	const { command, env, user, memory } = plan;
 	const [entrypoint = "", ...words] = command;
+	// It gets the permissions of the folder in the image, which may let its owner alone through.
+	const cover = `rw,noexec,nosuid,nodev,size=${COVER_BYTES},mode=0700,uid=${user.uid},gid=${user.gid}`;
 	return {
 		Image: plan.image,
 		Entrypoint: [entrypoint],
@@ -146,15 +148,12 @@ function containerOptions(plan: ContainerPlan): ContainerCreateOptions {
 				{ Name: "core", Soft: 0, Hard: 0 },
 				{ Name: "fsize", Soft: plan.fileSize, Hard: plan.fileSize },
 			],
-			Tmpfs: { "/tmp": `rw,exec,nosuid,nodev,size=${plan.temporary},mode=1777` },
+			Tmpfs: {
+				"/tmp": `rw,exec,nosuid,nodev,size=${plan.temporary},mode=1777`,
+				...Object.fromEntries(plan.covered.map((target) => [target, cover])),
+			},
 			ShmSize: plan.temporary,
-			Mounts: [
-				...plan.covered.map((target) => ({
-					...{ Type: "tmpfs" as const, Source: "", Target: target },
-					TmpfsOptions: { SizeBytes: COVER_BYTES, Mode: 0o555 },
-				})),
-				...plan.binds.map(mountOf),
-			],
+			Mounts: [...plan.binds.map(mountOf)],
 			MaskedPaths: [...plan.masked],
 			ReadonlyPaths: [...plan.readOnly],
 			RestartPolicy: { Name: "no" },

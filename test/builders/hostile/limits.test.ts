@@ -1,8 +1,9 @@
-import { spawn } from "node:child_process";
+import { execFile, spawn } from "node:child_process";
 import { mkdir, readdir, stat, statfs, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { pathToFileURL } from "node:url";
+import { promisify } from "node:util";
 import t, { type Test } from "tap";
 import { Bubblewrap } from "../../../src/builders/sandbox/bubblewrap.ts";
 import { DiskWatch } from "../../../src/builders/sandbox/disk-watch.ts";
@@ -166,6 +167,23 @@ t.test("a file system that does not count files: what has gone of it says when t
 	t.equal(await watch.look(), "fine", "nothing has gone");
 	space.bavail -= 2;
 	t.equal(await watch.look(), "too_many");
+});
+
+t.test("folders that are to be looked into are not held with their paths", async (t) => {
+	const { cwd } = await writable(t);
+	const deep = join(cwd, ...Array.from({ length: 14 }, () => "d".repeat(250)));
+	await mkdir(deep, { recursive: true });
+	// 70 MB of paths.
+	for (let n = 0; n < 20_000; n++) await mkdir(join(deep, `${n}`));
+	const program = `
+		import { DiskWatch } from ${JSON.stringify(pathToFileURL(join(import.meta.dirname, "../../../src/builders/sandbox/disk-watch.ts")).href)};
+		const space = { bavail: 1e6, bsize: 4096, files: 1e9, ffree: 1e9 };
+		const limits = { disk: 2 ** 40, reserve: 0, files: 10 ** 6, reserveFiles: 0 };
+		const watch = await DiskWatch.start([${JSON.stringify(cwd)}], limits, async () => space);
+		space.ffree -= 2 * 10 ** 6;
+		console.log(await watch.look());`;
+	const args = ["--max-old-space-size=48", "--input-type=module", "-e", program];
+	t.equal((await promisify(execFile)(process.execPath, args)).stdout.trim(), "fine");
 });
 
 inEach("endless output is cut", async (t, sandboxOf) => {

@@ -101,8 +101,8 @@ export class ContainerSandbox implements Sandbox {
 			{
 				...{
 					file: process.execPath,
-					args: ["-p", PROBE],
-					cwd: folder,
+					args: ["-p", PROBE, folder],
+					cwd: "/",
 					env: {},
 					log: (line: string) => lines.push(line),
 				},
@@ -111,7 +111,9 @@ export class ContainerSandbox implements Sandbox {
 			call,
 		);
 		if (exitCode !== 0 || lines[0] !== process.version)
-			throw new Error(ended ?? lines.at(-1) ?? `it ended with ${exitCode}`);
+			throw new Error(
+				ended ?? lines.find((line) => /error/i.test(line)) ?? lines.at(-1) ?? `it ended with ${exitCode}`,
+			);
 		if (!(await readdir(folder)).includes("written"))
 			throw new Error("the engine shows its containers other folders than the server's");
 	}
@@ -193,7 +195,7 @@ export class ContainerSandbox implements Sandbox {
 
 type Own = { readonly folder: string; readonly readOnly: readonly string[] };
 
-const PROBE = `require("node:fs").writeFileSync("written", ""); process.version`;
+const PROBE = `require("node:fs").writeFileSync(process.argv[1] + "/written", ""); process.version`;
 
 /**
  * What of /proc root may write to, and folders: a server that is root builds as root, without capabilities, and settings of

@@ -14,7 +14,7 @@ export type ContainerPlan = {
 	readonly cwd: string;
 	readonly user: { readonly uid: number; readonly gid: number };
 	readonly binds: readonly Bind[];
-	/** Folders that are covered: empty, read-only for everybody but root. */
+	/** Folders that are covered by an empty one, with room for what is mounted in them and little else. */
 	readonly covered: readonly string[];
 	/** Paths of /proc and /sys that are not shown; ones that cannot be written to. */
 	readonly masked: readonly string[];
