@@ -118,7 +118,9 @@ function complete(values: ReadonlyMap<string, unknown>): Config {
 }
 
 function passwordIn(url: string | undefined): boolean {
-	return url !== undefined && URL.canParse(url) && new URL(url).password !== "";
+	if (url === undefined || !URL.canParse(url)) return false;
+	const { password, searchParams } = new URL(url);
+	return password !== "" || searchParams.has("password");
 }
 
 function isLoopback(host: string): boolean {
