@@ -1,3 +1,4 @@
+import { randomUUID } from "node:crypto";
 import type { Logger } from "pino";
 import { LevelTokenStore } from "./accounts/level-tokens.ts";
 import type { TokenStore } from "./accounts/tokens.ts";
@@ -6,12 +7,17 @@ import { AppError, messageOf } from "./errors.ts";
 import { Database } from "./leveldb/database.ts";
 import { LevelServiceStore } from "./manager/level-store.ts";
 import type { ServiceStore } from "./manager/store.ts";
+import { patiently } from "./patience.ts";
 
-export type Records = { readonly store: ServiceStore; readonly tokens: TokenStore };
+export type Records = {
+	readonly store: ServiceStore;
+	readonly tokens: TokenStore;
+	/** Unique; made with the records, and theirs for ever. */
+	readonly id: string;
+};
 
-/** How long PostgreSQL may take to be there when the server starts: the two may have been started together. */
-const PATIENCE_MS = 30_000;
-const RETRY_MS = 500;
+/** Below no kind of record. */
+const ID_KEY = "records-id";
 
 /** The records and tokens: in LevelDB in `folder`, or in PostgreSQL. Each part is handed to `own`, to be closed with the rest. */
 export async function openRecords(
@@ -23,7 +29,16 @@ export async function openRecords(
 ): Promise<Records> {
 	if (config.postgres !== null) return openPostgres(config.postgres, config, log, own, lost);
 	const database = await Database.open(folder, { acceptLoss: config.acceptLoss });
-	return { store: own(new LevelServiceStore(database)), tokens: new LevelTokenStore(database) };
+	const store = own(new LevelServiceStore(database));
+	return { store, tokens: new LevelTokenStore(database), id: await idOf(database) };
+}
+
+async function idOf(database: Database): Promise<string> {
+	const known = await database.get(ID_KEY);
+	if (known !== undefined) return known;
+	const id = randomUUID();
+	await database.commit([{ put: ID_KEY, value: id }]);
+	return id;
 }
 
 async function openPostgres(
@@ -44,7 +59,7 @@ async function openPostgres(
 		]);
 	const report = (error: unknown) => log.warn({ why: messageOf(error) }, "a connection to PostgreSQL broke");
 	const options = { url, schema: config.postgresSchema, report };
-	const postgres = await patiently(() => Postgres.open(options, MIGRATIONS), log);
+	const postgres = await patiently("PostgreSQL", () => Postgres.open(options, MIGRATIONS), log);
 	const store = own(new PostgresServiceStore(postgres));
 	const onLost = (why: AppError) => {
 		// Ending puts builds back, in records that are another's by then.
@@ -52,18 +67,8 @@ async function openPostgres(
 		lost(why);
 	};
 	own(await SoleUse.take({ postgres, onLost }));
-	return { store, tokens: new PostgresTokenStore(postgres) };
-}
-
-async function patiently<T>(open: () => Promise<T>, log: Logger): Promise<T> {
-	for (const until = performance.now() + PATIENCE_MS; ; ) {
-		try {
-			return await open();
-		} catch (error) {
-			const away = error instanceof AppError && error.code === "unavailable";
-			if (!away || performance.now() >= until) throw error;
-			log.warn({ why: messageOf(error) }, "PostgreSQL is not reached yet");
-		}
-		await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
-	}
+	await postgres.query("INSERT INTO records_id (id) VALUES ($1) ON CONFLICT DO NOTHING", [randomUUID()]);
+	const [row] = await postgres.query<{ id: string }>("SELECT id FROM records_id");
+	if (row === undefined) throw new AppError("internal", "the records in PostgreSQL have no id");
+	return { store, tokens: new PostgresTokenStore(postgres), id: row.id };
 }

@@ -6,7 +6,6 @@ import type { Logger } from "pino";
 import { ensureAdminToken } from "./accounts/admin-token.ts";
 import { buildApp } from "./app.ts";
 import { Blobs } from "./blob/blobs.ts";
-import { LevelBlobStore } from "./blob/level.ts";
 import { createGoBuilder } from "./builders/go/go.ts";
 import { GoLauncher } from "./builders/launchers/go.ts";
 import { NodeLauncher } from "./builders/launchers/node.ts";
@@ -16,6 +15,7 @@ import { sweepCaches } from "./builders/leftovers.ts";
 import { createNodeBuilder } from "./builders/node/node.ts";
 import { type Chosen, chooseSandbox, type SandboxOptions } from "./builders/sandbox/choose.ts";
 import { MIB } from "./builders/sandbox/limits.ts";
+import { openBlobs } from "./compose-blobs.ts";
 import { openRecords } from "./compose-records.ts";
 import { type Config, flagOf } from "./config.ts";
 import { loadContract, projectRoot } from "./contract/document.ts";
@@ -80,8 +80,10 @@ async function assemble(config: Config, log: Logger, opened: AsyncDisposable[]):
 	// Where the data folder lies in somebody's project, its package.json must not say how Node reads programs.
 	await writeFile(folder("package.json"), "{}\n");
 
-	const { store, tokens } = await openRecords(config, folder("records"), log, own, lost.resolve);
-	const blobStore = own(await LevelBlobStore.open(folder("blobs"), { database: { acceptLoss: config.acceptLoss } }));
+	const records = await openRecords(config, folder("records"), log, own, lost.resolve);
+	const { store, tokens } = records;
+	const { store: blobStore, chores } = await openBlobs(config, folder("blobs"), records.id, log);
+	own(blobStore);
 	const blobs = new Blobs(blobStore, { maxBytes: Math.max(config.maxSourceBytes, 2 * 1024 ** 3) });
 	const buildLogs = new FileBuildLogs(folder("build-logs"), { maxBytes: config.maxBuildLogBytes });
 	// Unpacked sources and half-made builds of a server that was killed.
@@ -142,6 +144,7 @@ async function assemble(config: Config, log: Logger, opened: AsyncDisposable[]):
 		},
 	);
 	const upkeep = new Upkeep(log, [
+		...chores,
 		{
 			name: "collection",
 			everyMs: config.collectEvery * 1000,

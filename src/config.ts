@@ -40,6 +40,14 @@ export function loadConfig(argv: readonly string[], env: Readonly<Record<string,
 			`${flagOf("postgres")} holds a password, and flags can be seen by every user of this machine: put it into PGPASSWORD or ` +
 				`~/.pgpass, or the whole URL into ${variableOf("postgres")}`,
 		);
+	const given = Object.keys(SETTINGS).filter((name) => flags.has(name) || present(env[variableOf(name)]) !== undefined);
+	const aimless = given.find((name) => name.startsWith("s3") && config.s3Bucket === null);
+	if (isPlainHttpElsewhere(config.s3Endpoint) && !config.insecureHttp)
+		faults.push(
+			`${flagOf("s3Endpoint")} is http on another machine, and sources and builds would cross the network in the clear: ` +
+				`use https, or ${flagOf("insecureHttp")}`,
+		);
+	if (aimless !== undefined) faults.push(`${flagOf(aimless)} needs ${flagOf("s3Bucket")}`);
 	if (config.port > 65_535) faults.push(`${flagOf("address")} has no such port: ${config.port}`);
 	if (!isLoopback(config.host) && config.tlsCert === null && !config.insecureHttp)
 		faults.push(
@@ -121,6 +129,12 @@ function passwordIn(url: string | undefined): boolean {
 	if (url === undefined || !URL.canParse(url)) return false;
 	const { password, searchParams } = new URL(url);
 	return password !== "" || searchParams.has("password");
+}
+
+function isPlainHttpElsewhere(endpoint: string | null): boolean {
+	if (endpoint === null || !URL.canParse(endpoint)) return false;
+	const { protocol, hostname } = new URL(endpoint);
+	return protocol === "http:" && !isLoopback(hostname.replace(/^\[|\]$/g, ""));
 }
 
 function isLoopback(host: string): boolean {

@@ -76,6 +76,14 @@ export const sandboxChoice: Kind<"auto" | "bubblewrap" | "container" | "none"> =
 	shape: "NAME",
 };
 
+export const checksums: Kind<"when_supported" | "when_required"> = {
+	parse: (value) =>
+		value === "when_supported" || value === "when_required"
+			? { value }
+			: { fault: "must be when_supported or when_required" },
+	shape: "CHOICE",
+};
+
 export const seconds = (least: number, most: number) => whole(least, most, "SECONDS");
 export const bytes = whole(1024, Number.MAX_SAFE_INTEGER, "BYTES");
 

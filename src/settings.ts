@@ -2,6 +2,7 @@ import { cpus, homedir, totalmem } from "node:os";
 import path from "node:path";
 import {
 	bytes,
+	checksums,
 	cores,
 	flag,
 	httpsUrl,
@@ -135,6 +136,24 @@ export const SETTINGS = {
 		matching(/^[a-z_][a-z0-9_]{0,62}$/, "must be lower-case letters, digits and _", "NAME"),
 		"runtime_builds",
 		"the schema in that database; made where it does not exist",
+	),
+	s3Bucket: setting(optional, null, "keep sources and builds in this S3 bucket"),
+	s3Endpoint: setting(optional, null, "its URL; by default Amazon's of the region"),
+	s3Region: setting(
+		matching(/^[a-z0-9-]{1,63}$/i, "must be a region's name", "NAME"),
+		"us-east-1",
+		"most other endpoints take this one as well",
+	),
+	s3Prefix: setting(text, "", "what all names in the bucket start with, so that it can be shared"),
+	s3PathStyle: setting(
+		matching(/^(auto|0|1)$/, "must be auto, 1 or 0", "CHOICE"),
+		"auto",
+		"the bucket in the URL's path and not in its host name; auto: where an endpoint is given",
+	),
+	s3Checksums: setting(
+		checksums,
+		"when_supported",
+		"when_required for endpoints that do not know the checksums that are sent by default",
 	),
 	acceptLoss: setting(flag, false, "start although records are missing that had been written"),
 } as const;

@@ -52,4 +52,10 @@ export const MIGRATIONS: readonly string[] = [
 		record json NOT NULL
 	);
 	`,
+	`
+	CREATE TABLE records_id (
+		one boolean PRIMARY KEY DEFAULT true CHECK (one),
+		id text NOT NULL
+	);
+	`,
 ];

@@ -8,6 +8,7 @@ import { Bucket } from "./bucket.ts";
 import { Entries, exists, type S3Entry } from "./entries.ts";
 import { blame } from "./failures.ts";
 import { type S3Options, settled } from "./options.ts";
+import { claim } from "./owner.ts";
 import { type Abilities, probe } from "./probe.ts";
 import { S3Reader } from "./reader.ts";
 import { Scrub } from "./scrub.ts";
@@ -72,6 +73,14 @@ export class S3BlobStore implements BlobStore {
 	/** How much the sweep after the opening removed; rejects if it failed or was cut short. */
 	get swept(): Promise<number> {
 		return this.#swept;
+	}
+
+	/**
+	 * Makes whoever asks first the owner of what is below the prefix; answers whose it is. `id`: letters, digits and `-`. Where the
+	 * endpoint does not heed If-None-Match, two who ask at the same moment may both be told that it is theirs.
+	 */
+	claim(id: string, call: Call): Promise<string> {
+		return this.#work(call, (inner) => claim(this.#bucket, id, inner));
 	}
 
 	/** Removes what was left by puts and deletes that were cut off, here or elsewhere; → how much. Repeat it now and then. */

@@ -1,0 +1,19 @@
+import type { Logger } from "pino";
+import { isAppError, messageOf } from "./errors.ts";
+
+/** How long another server may take to be there when this one starts: the two may have been started together. */
+const PATIENCE_MS = 30_000;
+const RETRY_MS = 500;
+
+/** Opens what is at another server, again for a while where that is `unavailable`. */
+export async function patiently<T>(what: string, open: () => Promise<T>, log: Logger): Promise<T> {
+	for (const until = performance.now() + PATIENCE_MS; ; ) {
+		try {
+			return await open();
+		} catch (error) {
+			if (!isAppError(error, "unavailable") || performance.now() >= until) throw error;
+			log.warn({ why: messageOf(error) }, `${what} is not reached yet`);
+		}
+		await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+	}
+}
