@@ -7,12 +7,15 @@ const RETRY_MS = 500;
 
 /** Opens what is at another server, again for a while where that is `unavailable`. */
 export async function patiently<T>(what: string, open: () => Promise<T>, log: Logger): Promise<T> {
-	for (const until = performance.now() + PATIENCE_MS; ; ) {
+	const until = performance.now() + PATIENCE_MS;
+	for (let said = ""; ; ) {
 		try {
 			return await open();
 		} catch (error) {
 			if (!isAppError(error, "unavailable") || performance.now() >= until) throw error;
-			log.warn({ why: messageOf(error) }, `${what} is not reached yet`);
+			const why = messageOf(error);
+			if (why !== said) log.warn({ why }, `${what} is not reached yet`);
+			said = why;
 		}
 		await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
 	}
