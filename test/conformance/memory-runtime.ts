@@ -255,5 +255,5 @@ async function verify({ program }: ServiceSpec, call: Call): Promise<void> {
 	if (program.kind !== "build") return;
 	const hash = createHash("sha256");
 	for await (const chunk of await program.open(call)) hash.update(chunk);
-	if (hash.digest("hex") !== program.sha256) throw new AppError("internal", "the bytes are not the build's");
+	if (hash.digest("hex") !== program.sha256) throw new AppError("damaged", "the bytes are not the build's");
 }

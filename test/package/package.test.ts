@@ -84,7 +84,7 @@ t.test("it holds what runs, and nothing else", async (t) => {
 	const other = files.filter(
 		(name) =>
 			!single.includes(name) &&
-			!/^(dist\/(src|clients\/cli)\/.*\.m?js|dist\/images\/loader\/(linux-\w+|go\.mod|\w+\.go)|clients\/cli\/(bin\.mjs|runtime\.schema\.json))$/.test(
+			!/^(dist\/(src|clients\/cli)\/.*\.m?js|dist\/images\/loader\/(linux-\w+|go\.mod|build\.env|\w+\.go)|clients\/cli\/(bin\.mjs|runtime\.schema\.json))$/.test(
 				name,
 			),
 	);
