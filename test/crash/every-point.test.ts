@@ -110,6 +110,12 @@ const ELSEWHERE: Readonly<Record<string, string>> = {
 	"loading.before_rename": "profile docker's start: test/loading/opening.test.ts kills it at each file",
 	"loading.between_key_and_certificate": "the same: test/loading/authority.test.ts",
 	"output.before_truncate": "only where the file system cannot punch holes",
+	"s3.after_entry": "needs a bucket: test/blob/s3.test.ts kills it there",
+	"s3.before_entry": "the same",
+	"s3.entry_removed": "the same",
+	"s3.part_sent": "the same",
+	"seed.before_rename": "only another namespace's first build makes a seed: test/builders/leftovers.test.ts kills it",
+	"seed.made": "the same",
 };
 
 /** Of those that reach a point, the last one is killed there. */
