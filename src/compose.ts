@@ -26,6 +26,7 @@ import { sourceId, sourceKey } from "./manager/model.ts";
 import type { ServiceStore } from "./manager/store.ts";
 import { sweep } from "./manager/sweep.ts";
 import { Upkeep } from "./manager/upkeep.ts";
+import { settleProfile } from "./profile.ts";
 import { removeTree } from "./remove-tree.ts";
 import { createProcessRuntime } from "./runtimes/process/runtime.ts";
 import { Directories } from "./sources/directories.ts";
@@ -82,6 +83,7 @@ async function assemble(config: Config, log: Logger, opened: AsyncDisposable[]):
 
 	const records = await openRecords(config, folder("records"), log, own, lost.resolve);
 	const { store, tokens } = records;
+	await settleProfile(folder("profile"), config.profile, store);
 	const { store: blobStore, chores } = await openBlobs(config, folder("blobs"), records.id, log);
 	own(blobStore);
 	const blobs = new Blobs(blobStore, { maxBytes: Math.max(config.maxSourceBytes, 2 * 1024 ** 3) });

@@ -1,23 +1,7 @@
 import t from "tap";
-import { dataFolder, spawnServer, TestServer, until } from "../harness/server.ts";
+import { helloProgram } from "../fixtures/hello.ts";
+import { dataFolder, endOf, TestServer, until } from "../harness/server.ts";
 import { PostgresHost } from "../hosts/postgres.ts";
-
-const PROGRAM = {
-	"go.mod": "module example.com/hello\n\ngo 1.21\n",
-	"main.go": `package main
-
-import (
-	"fmt"
-	"net/http"
-	"os"
-)
-
-func main() {
-	http.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, os.Getenv("WORDS")) })
-	http.ListenAndServe(os.Getenv("HOST")+":"+os.Getenv("PORT"), nil)
-}
-`,
-};
 
 t.test("a server with its records in PostgreSQL", { skip: await PostgresHost.missing() }, async (t) => {
 	const host = await PostgresHost.start();
@@ -27,7 +11,7 @@ t.test("a server with its records in PostgreSQL", { skip: await PostgresHost.mis
 	let server = await TestServer.start({ dataDir, args });
 	t.teardown(() => server.stop());
 	const { api } = server;
-	const source = await api.uploadFiles(PROGRAM);
+	const source = await api.uploadFiles(helloProgram('os.Getenv("WORDS")'));
 	await api.call("POST", "/services", { name: "hello", source, env: { WORDS: "one" } }, { "Idempotency-Key": "k" });
 	const first = await api.settled("hello");
 	t.match(first, { status: "Running", revision: 1, error: null });
@@ -66,12 +50,7 @@ t.test("a server with its records in PostgreSQL", { skip: await PostgresHost.mis
 
 	await t.test("one server for each schema", async (t) => {
 		const second = await dataFolder(t);
-		const child = spawnServer({ dataDir: second, args });
-		let output = "";
-		child.stderr?.on("data", (chunk) => {
-			output += String(chunk);
-		});
-		const code = await new Promise((resolve) => child.once("exit", resolve));
+		const { code, output } = await endOf({ dataDir: second, args });
 		t.equal(code, 1);
 		t.match(output, /another server works with the records.*\n.*--postgres-schema/);
 		t.equal((await server.api.call("GET", "/services")).status, 200);
@@ -108,14 +87,8 @@ t.test("a server with its records in PostgreSQL", { skip: await PostgresHost.mis
 	});
 
 	await t.test("a password is no flag, and what is wrong is said at once", async (t) => {
-		const said = async (more: readonly string[], env: Record<string, string> = {}) => {
-			const child = spawnServer({ dataDir: await dataFolder(t), args: more, env });
-			let output = "";
-			child.stderr?.on("data", (chunk) => {
-				output += String(chunk);
-			});
-			return { code: await new Promise((resolve) => child.once("exit", resolve)), output };
-		};
+		const said = async (args: readonly string[], env: Record<string, string> = {}) =>
+			endOf({ dataDir: await dataFolder(t), args, env });
 		for (const url of ["postgres://me:secret@127.0.0.1/x", "postgres://me@127.0.0.1/x?password=secret"]) {
 			const flagged = await said(["--postgres", url]);
 			t.equal(flagged.code, 2, url);

@@ -1,23 +1,7 @@
 import t from "tap";
-import { dataFolder, spawnServer, TestServer, until } from "../harness/server.ts";
+import { helloProgram } from "../fixtures/hello.ts";
+import { dataFolder, endOf, TestServer, until } from "../harness/server.ts";
 import { S3Host } from "../hosts/s3.ts";
-
-const program = (word: string) => ({
-	"go.mod": "module example.com/hello\n\ngo 1.21\n",
-	"main.go": `package main
-
-import (
-	"fmt"
-	"net/http"
-	"os"
-)
-
-func main() {
-	http.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "${word}") })
-	http.ListenAndServe(os.Getenv("HOST")+":"+os.Getenv("PORT"), nil)
-}
-`,
-});
 
 t.test("a server with its sources and builds in S3", { skip: await S3Host.missing() }, async (t) => {
 	const host = await S3Host.start();
@@ -27,18 +11,12 @@ t.test("a server with its sources and builds in S3", { skip: await S3Host.missin
 	// The servers that end what is left at the end are started with this process's environment.
 	process.env.RUNTIME_S3_ACCESS_KEY_ID = credentials.accessKeyId;
 	process.env.RUNTIME_S3_SECRET_ACCESS_KEY = credentials.secretAccessKey;
-	const said = async (more: readonly string[], env: Record<string, string> = {}) => {
-		const child = spawnServer({ dataDir: await dataFolder(t), args: more, env });
-		let output = "";
-		child.stderr?.on("data", (chunk) => {
-			output += String(chunk);
-		});
-		return { code: await new Promise((resolve) => child.once("exit", resolve)), output };
-	};
+	const said = async (args: readonly string[], env: Record<string, string> = {}) =>
+		endOf({ dataDir: await dataFolder(t), args, env });
 	const dataDir = await dataFolder(t, args);
 	let server = await TestServer.start({ dataDir, args });
 	t.teardown(() => server.stop());
-	const source = await server.api.uploadFiles(program("one"));
+	const source = await server.api.uploadFiles(helloProgram('"one"'));
 	await server.api.create({ name: "hello", source });
 	const first = await server.api.settled("hello");
 	t.match(first, { status: "Running", error: null });
@@ -58,7 +36,7 @@ t.test("a server with its sources and builds in S3", { skip: await S3Host.missin
 	});
 
 	await t.test("while S3 is down: uploads say so, a build that cannot be stored does, services go on", async (t) => {
-		const second = await server.api.uploadFiles(program("two"));
+		const second = await server.api.uploadFiles(helloProgram('"two"'));
 		await host.down();
 		t.equal(await says(), "one");
 		t.match(await server.api.send(new Uint8Array(1000)), { status: 503, body: { code: "unavailable" } });

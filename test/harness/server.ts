@@ -99,6 +99,19 @@ export function spawnServer(options: ServerOptions): ChildProcess {
 	});
 }
 
+/** Waits until a server process has ended by itself; answers its exit code and what it said on stderr. */
+export async function endOf(
+	options: ServerOptions,
+): Promise<{ readonly code: number | null; readonly output: string }> {
+	const child = spawnServer(options);
+	let output = "";
+	child.stderr?.on("data", (chunk) => {
+		output += String(chunk);
+	});
+	await once(child, "exit");
+	return { code: child.exitCode, output };
+}
+
 type Teardown = { teardown(action: () => Promise<void>): unknown };
 
 /** A data folder that is removed at the test's end, with everything that still runs from it. `args`: of its servers. */
@@ -111,7 +124,9 @@ export async function dataFolder(t: Teardown, args: readonly string[] = []): Pro
 /** Ends what runs from a data folder, by the product's own means, and removes the folder. */
 export async function endEverything(dataDir: string, args: readonly string[] = []): Promise<void> {
 	if ((await processesUnder(dataDir)).length > 0) {
-		const server = await TestServer.start({ dataDir, args: [...args, "--stop-services"] });
+		const profile = await readFile(path.join(dataDir, "profile"), "utf8").catch(() => "local");
+		const kept = args.includes("--profile") ? [] : ["--profile", profile.trim()];
+		const server = await TestServer.start({ dataDir, args: [...args, ...kept, "--stop-services"] });
 		await server.stop();
 	}
 	await until(async () => (await processesUnder(dataDir)).length === 0, "nothing runs from the data folder");
