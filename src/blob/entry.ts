@@ -18,12 +18,20 @@ export function encodeEntry({ object, size, sha256, createdAt, damaged }: Entry)
 	return JSON.stringify({ object, size, sha256, createdAt, damaged });
 }
 
-/** Rejects with `internal` what this version cannot read. */
-export function decodeEntry(key: string, text: string): Entry {
-	const value: unknown = JSON.parse(text);
+/** Throws `internal` for what is no entry of any version. */
+export function parseEntry(key: string, text: string): object {
+	try {
+		const value: unknown = JSON.parse(text);
+		if (typeof value === "object" && value !== null) return value;
+	} catch {
+		// The same as any other text that is no entry.
+	}
+	throw unreadable(key);
+}
+
+/** Throws `internal` for what this version cannot read. */
+export function decodeEntry(key: string, value: object): Entry {
 	if (
-		typeof value === "object" &&
-		value !== null &&
 		"object" in value &&
 		typeof value.object === "string" &&
 		"size" in value &&
@@ -38,7 +46,11 @@ export function decodeEntry(key: string, text: string): Entry {
 		const { object, size, sha256, createdAt, damaged } = value;
 		return { key, object, size, sha256, createdAt, damaged };
 	}
-	throw new AppError("internal", `the index entry of blob ${key} cannot be read: was it written by a newer version?`);
+	throw unreadable(key);
+}
+
+export function unreadable(key: string): AppError {
+	return new AppError("internal", `the index entry of blob ${key} cannot be read: was it written by a newer version?`);
 }
 
 /** The bytes that a range means in a blob of `size` bytes, `end` exclusive. As in RFC 9110 an end past the last byte is cut. */

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { AppError, systemCode } from "../errors.ts";
 import type { Database } from "../leveldb/database.ts";
 import { failure } from "../leveldb/failures.ts";
-import { decodeEntry, type Entry } from "./entry.ts";
+import { decodeEntry, type Entry, parseEntry } from "./entry.ts";
 import { removeFile } from "./object-writer.ts";
 
 /** The index and the files that its entries name. */
@@ -23,7 +23,7 @@ export class Objects {
 
 	async find(key: string): Promise<Entry | undefined> {
 		const text = await this.index.get(`b/${key}`);
-		return text === undefined ? undefined : decodeEntry(key, text);
+		return text === undefined ? undefined : decodeEntry(key, parseEntry(key, text));
 	}
 
 	/** Rejects with `not_found`. */

@@ -1,17 +1,14 @@
 import { AppError, isAppError } from "../../errors.ts";
-import type { BlobInfo, Call } from "../store.ts";
+import { decodeEntry, type Entry, parseEntry, unreadable } from "../entry.ts";
+import type { Call } from "../store.ts";
 import type { Bucket, Conditions } from "./bucket.ts";
 import { isRefusal } from "./failures.ts";
 import { decodeKey, encodeKey, encodePrefix } from "./names.ts";
 
-/** What the index holds about a blob. */
-export type S3Entry = BlobInfo & {
-	/** The last part of the name of its data object. */
-	readonly object: string;
+/** `object` is the last part of the name of its data object. */
+export type S3Entry = Entry & {
 	/** The data object's, empty where the endpoint gives none. */
 	readonly etag: string;
-	/** Set by the scrub: the bytes do not match `sha256`. */
-	readonly damaged: boolean;
 };
 
 /** `unknown`: it may be there, or still come to be, and the data object must stay. */
@@ -142,33 +139,7 @@ export function exists(key: string): AppError {
 
 /** Rejects with `internal` what this version cannot read. */
 function decode(key: string, content: string): S3Entry {
-	const value = parsed(content);
-	if (
-		typeof value === "object" &&
-		value !== null &&
-		"object" in value &&
-		typeof value.object === "string" &&
-		"size" in value &&
-		typeof value.size === "number" &&
-		"sha256" in value &&
-		typeof value.sha256 === "string" &&
-		"createdAt" in value &&
-		typeof value.createdAt === "string" &&
-		"etag" in value &&
-		typeof value.etag === "string" &&
-		"damaged" in value &&
-		typeof value.damaged === "boolean"
-	) {
-		const { object, size, sha256, createdAt, etag, damaged } = value;
-		return { key, object, size, sha256, createdAt, etag, damaged };
-	}
-	throw new AppError("internal", `the index entry of blob ${key} cannot be read: was it written by a newer version?`);
-}
-
-function parsed(content: string): unknown {
-	try {
-		return JSON.parse(content);
-	} catch {
-		return undefined;
-	}
+	const value = parseEntry(key, content);
+	if ("etag" in value && typeof value.etag === "string") return { ...decodeEntry(key, value), etag: value.etag };
+	throw unreadable(key);
 }

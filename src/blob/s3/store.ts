@@ -2,7 +2,7 @@ import { randomUUID } from "node:crypto";
 import { AppError, cancelled, isAppError } from "../../errors.ts";
 import { failpoint } from "../../failpoint.ts";
 import { Turns } from "../../turns.ts";
-import { boundsOf } from "../entry.ts";
+import { boundsOf, infoOf } from "../entry.ts";
 import type { BlobInfo, BlobStore, ByteRange, Call } from "../store.ts";
 import { Bucket } from "./bucket.ts";
 import { Entries, exists, type S3Entry } from "./entries.ts";
@@ -228,10 +228,6 @@ export class S3BlobStore implements BlobStore {
 			this.#working.delete(work);
 		}
 	}
-}
-
-function infoOf({ key, size, sha256, createdAt }: S3Entry): BlobInfo {
-	return { key, size, sha256, createdAt };
 }
 
 function damaged(key: string): AppError {
