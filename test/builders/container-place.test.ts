@@ -16,7 +16,7 @@ t.test("the container that a process is in is told by its mounts and its control
 t.test("paths of volumes are those of the machine; what the image has is there already", async (t) => {
 	const base = await mkdtemp(join(tmpdir(), "place-"));
 	t.teardown(() => rm(base, { recursive: true, force: true }));
-	for (const folder of ["data/work/one", "data/inner/x", "database", "app", "memory"])
+	for (const folder of ["data/tree/one", "data/inner/x", "database", "app", "memory"])
 		await mkdir(join(base, folder), { recursive: true });
 	await writeFile(join(base, "app/go"), "");
 	await symlink(join(base, "data/inner"), join(base, "data/link"));
@@ -32,7 +32,7 @@ t.test("paths of volumes are those of the machine; what the image has is there a
 	t.match(place, { covered: [at("data")], image: "sha256:1", binds: [] });
 	const source = async (name: string, writable = false) =>
 		(await place.bind(at(name), at(name), writable))?.source ?? "in the image";
-	t.equal(await source("data/work/one", true), "/volumes/data/_data/work/one");
+	t.equal(await source("data/tree/one", true), "/volumes/data/_data/tree/one");
 	t.equal(await source("data"), "/volumes/data/_data");
 	t.equal(await source("data/inner/x"), "/srv/inner/x", "the deeper mount");
 	t.equal(await source("data/link/x"), "/srv/inner/x", "links are followed before it is told where it is");
