@@ -19,7 +19,10 @@ function installedNode() {
 
 if (installedNode() !== wanted) {
 	process.stderr.write("Installing the project's dependencies (once)\n");
-	const result = spawnSync("npm", ["ci", "--no-fund", "--no-audit"], { cwd: root, stdio: ["ignore", 2, 2] });
+	const result = spawnSync("npm", ["ci", "--no-fund", "--no-audit", "--loglevel=error"], {
+		cwd: root,
+		stdio: ["ignore", 2, 2],
+	});
 	if (result.status !== 0) {
 		process.stderr.write("✘ npm ci failed; its words are above\n");
 		process.exit(1);

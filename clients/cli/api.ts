@@ -198,6 +198,7 @@ export class Api {
 			exit: EXIT.unauthenticated,
 			code: "unauthenticated",
 			lines: [
+				"The administrator's is in the file admin-token of the server's data folder; RUNTIME_DATA_DIR names a folder here.",
 				...hints([
 					["Here", "export RUNTIME_TOKEN=TOKEN"],
 					["In CI", "set RUNTIME_TOKEN"],

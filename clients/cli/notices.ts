@@ -17,6 +17,20 @@ function epoch(version: string): string {
 	return major === "0" ? `0.${minor}` : major;
 }
 
+/** Where a refusal is about a revision: how to see which ones there are. */
+export function withRevisions(error: unknown, api: Api, name: string, version: string): unknown {
+	if (!(error instanceof CliError) || (error.problem?.field !== "revision" && error.code !== "not_found")) return error;
+	const { message, exit, code, problem } = error;
+	const line = `See:  runtime revisions ${serviceWords(name, version)}${api.connection.flags}`;
+	return new CliError(message, {
+		exit,
+		code,
+		lines: [...error.lines, line],
+		cause: error,
+		...(problem && { problem }),
+	});
+}
+
 /** The error for a service that is not there, with those that may have been meant. */
 export async function missingService(api: Api, name: string, version: string, what?: string): Promise<CliError> {
 	const names = new Set<string>();

@@ -9,7 +9,8 @@ const MOST_DIAGNOSTICS = 20;
 
 export type FailureReport = {
 	readonly error: ServiceError;
-	readonly revision: number;
+	/** Undefined where nothing of it is kept. */
+	readonly revision: number | undefined;
 	readonly service: Service | undefined;
 	/** Folder that the diagnostics' files are relative to; undefined where the source is not here. */
 	readonly root: string | undefined;
@@ -27,11 +28,12 @@ export type FailureReport = {
 export function failureLines(report: FailureReport): string[] {
 	const { error, paint } = report;
 	const lines: string[] = [];
-	const inBuild =
-		error.phase === "build" || error.phase === "source" || error.phase === "pending" || error.phase === "build_store";
+	const inBuild = isOfBuild(error);
 	if (error.diagnostics.length > 0) lines.push(...diagnosticLines(report));
 	else {
-		lines.push(...report.log.map(printable));
+		// The log may end with the very words of the error.
+		const repeated = report.log.at(-1) === error.message;
+		lines.push(...(repeated ? report.log.slice(0, -1) : report.log).map(printable));
 		lines.push(paint.bold(printable(error.message)));
 	}
 	const last = error.lastLines ?? [];
@@ -41,13 +43,19 @@ export function failureLines(report: FailureReport): string[] {
 	}
 	lines.push(outcomeLine(report, inBuild));
 	const next: [string, string][] = [];
-	if (report.again !== undefined) next.push([inBuild ? "Fix, then" : "Again", report.again]);
+	if (report.again !== undefined) next.push([error.retryable ? "Again" : "Fix, then", report.again]);
+	if (report.revision === undefined) return [...lines, ...hints(next).map((line) => `  ${line}`)];
 	if (inBuild) next.push(["Full log", `runtime logs ${report.words} --build`]);
 	else next.push(["Logs", `runtime logs ${report.words}`]);
 	return [...lines, ...hints(next).map((line) => `  ${line}`)];
 }
 
+export function isOfBuild({ phase }: ServiceError): boolean {
+	return phase === "build" || phase === "source" || phase === "pending" || phase === "build_store";
+}
+
 function outcomeLine({ error, revision, service }: FailureReport, inBuild: boolean): string {
+	if (revision === undefined) return "Nothing was created.";
 	const live =
 		service !== undefined && service.revision !== revision && service.status === "Running"
 			? service.revision

@@ -21,9 +21,13 @@ const ANSWER_LIMIT = 30 * 60_000;
 
 /**
  * Sends the change under an `Idempotency-Key` of its own. When the answer is lost the same request is simply sent again:
- * the server makes nothing twice under one key.
+ * the server makes nothing twice under one key. `before` is the service as it was.
  */
-export async function submit(api: Api, { method, path, body, signal }: Change): Promise<Submitted> {
+export async function submit(
+	api: Api,
+	{ method, path, body, signal }: Change,
+	before: Service | undefined,
+): Promise<Submitted> {
 	const headers = { "idempotency-key": randomUUID() };
 	const contentType = method === "PATCH" ? "application/merge-patch+json" : "application/json";
 	let pause = 250;
@@ -32,8 +36,11 @@ export async function submit(api: Api, { method, path, body, signal }: Change): 
 			const options = { body, contentType, headers, signal, timeout: ANSWER_LIMIT };
 			const answer = await api.call(method, path, options);
 			const service = toService(answer.body);
-			const made = answer.status !== 200 && Object.keys(body).some((key) => key !== "metadata");
-			return { service, revision: made ? newestRevision(service) : undefined };
+			const revision = newestRevision(service);
+			// 200 is also the answer when the new revision runs (profile dev).
+			const newer = answer.status !== 200 || before === undefined || revision > newestRevision(before);
+			const made = newer && Object.keys(body).some((key) => key !== "metadata");
+			return { service, revision: made ? revision : undefined };
 		} catch (error) {
 			if (signal?.aborted) throw signal.reason;
 			if (!isCliError(error, "unreachable", "unavailable") || attempt >= ATTEMPTS) throw error;

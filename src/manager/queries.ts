@@ -71,7 +71,7 @@ export class Queries {
 		const wanted = revision ?? service.live;
 		if (wanted === null)
 			throw new AppError("not_found", `no revision of ${name.name}:${name.version} has been running yet`, {
-				hint: "Name one with ?revision=N, or wait until the service is Running.",
+				hint: "Name a revision that has a build, or wait until the service is Running.",
 			});
 		return this.buildOf(service, wanted);
 	}

@@ -68,7 +68,7 @@ export function refuseUnbuilt({ revision, build, launch }: RevisionRecord): void
 	if (build === null && launch === null)
 		throw new AppError("conflict", `revision ${revision} was never built`, {
 			field: "revision",
-			hint: "GET …/revisions shows which ones have a build.",
+			hint: "The list of its revisions shows which ones have a build.",
 		});
 	if (build?.collected === true)
 		throw new AppError("gone", `the build of revision ${revision} is no longer kept`, {

@@ -20,6 +20,8 @@ export type Step =
 export type FakeOptions = {
 	readonly token?: string;
 	readonly script?: (revision: number, name: string) => readonly Step[];
+	/** Answers a change when it is settled, and forgets a create that failed (profile dev). */
+	readonly settles?: boolean;
 	readonly contract?: string;
 	readonly builders?: readonly { name: string; markers: string[] }[];
 	readonly maxSourceBytes?: number;
@@ -77,6 +79,8 @@ export class FakeServer {
 	stallUpload = false;
 	/** Breaks this many create or update answers off after the work is done. */
 	loseAnswers = 0;
+	/** Revisions whose answer nobody waited for. */
+	readonly forsaken: number[] = [];
 	downloadDigest = DIGEST.toString("base64");
 	#server: Server | undefined;
 	#port = 0;
@@ -310,10 +314,31 @@ export class FakeServer {
 
 	#accepted(response: ServerResponse, held: Held, key: string | undefined): void {
 		if (key !== undefined) this.#made.set(key, held);
+		if (this.options.settles) {
+			this.#settle(response, held).catch((error: unknown) => {
+				throw error;
+			});
+			return;
+		}
 		if (this.loseAnswers > 0) {
 			this.loseAnswers -= 1;
 			response.destroy();
 		} else this.#json(response, 202, this.#view(held));
+	}
+
+	async #settle(response: ServerResponse, held: Held): Promise<void> {
+		const revision = held.revisions.at(-1);
+		if (revision === undefined) throw new Error("no revision");
+		const gone = new AbortController();
+		response.once("close", () => gone.abort());
+		while (!["Running", "Stopped", "Error"].includes(revision.status) && !gone.signal.aborted) await this.#nap();
+		const { error } = revision;
+		if (gone.signal.aborted) this.forsaken.push(revision.revision);
+		else if (error === null) this.#json(response, revision.revision === 1 ? 201 : 200, this.#view(held));
+		else {
+			if (revision.revision === 1) this.services.delete(`${held.name}:${held.version}`);
+			this.#problem(response, 422, "build_failed", error.message, { error });
+		}
 	}
 
 	#create(name: string, version: string, metadata: Record<string, unknown>): Held {
@@ -460,7 +485,8 @@ export class FakeServer {
 			return;
 		}
 		if (action === "cancel") this.#move(held, newest, "Error", buildError({ code: "cancelled", message: "cancelled" }));
-		else if (action === "stop") this.#move(held, newest, "Stopped");
+		else if (action === "stop")
+			this.#move(held, held.revisions.find(({ revision }) => revision === held.live) ?? newest, "Stopped");
 		else if (action === "start") this.#move(held, newest, "Running");
 		this.#json(response, 202, this.#view(held));
 	}

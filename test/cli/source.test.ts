@@ -108,6 +108,20 @@ t.test("the root folder and the home folder are refused, and never found by sear
 	t.end();
 });
 
+t.test("without git, installed packages stay here; elsewhere a node_modules is a folder as any other", async (t) => {
+	const files = { "package.json": "{}", "node_modules/a/index.js": "", "deep/node_modules/b.js": "", "main.js": "" };
+	const top = folder(t, files);
+	const { signal } = new AbortController();
+	const listed = await listFiles(top, signal);
+	t.same(
+		listed.files.map(({ path }) => path),
+		["deep/node_modules/b.js", "main.js", "package.json"],
+	);
+	t.same(listed.skipped, [{ path: "node_modules", why: "the server installs packages itself" }]);
+	git(top, "init", "-q");
+	t.equal((await listFiles(top, signal)).files.length, 4, "what git takes is taken");
+});
+
 t.test("what is no folder is named as what it is", (t) => {
 	const top = folder(t, { "main.go": "", "github.com/a/b/go.mod": "" });
 	t.throws(() => locate("main.go", top, {}), /is a file; name its folder/);

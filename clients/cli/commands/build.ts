@@ -6,7 +6,7 @@ import { pipeline } from "node:stream/promises";
 import { buildPath } from "../api.ts";
 import type { Context, Input } from "../context.ts";
 import { CliError, EXIT, isCliError } from "../errors.ts";
-import { missingService } from "../notices.ts";
+import { missingService, withRevisions } from "../notices.ts";
 import { reasonOf } from "../reasons.ts";
 
 /** Writes a build beside its final name, checks it against the server's digest, and only then puts it there. */
@@ -60,12 +60,12 @@ export async function download(context: Context, { args, options }: Input): Prom
 	} catch (error) {
 		await rm(temporary, { force: true });
 		if (stop.signal.aborted) throw stop.signal.reason;
-		if (!isCliError(error, "not_found")) throw error;
+		if (!isCliError(error, "not_found")) throw withRevisions(error, api, name, version);
 		const missing = await api.service(name, version).then(
 			() => undefined,
 			(problem: unknown) => (isCliError(problem, "not_found") ? missingService(api, name, version) : undefined),
 		);
-		throw missing ?? error;
+		throw missing ?? withRevisions(error, api, name, version);
 	} finally {
 		for (const signal of signals) process.off(signal, leave);
 	}

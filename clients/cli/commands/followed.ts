@@ -1,9 +1,9 @@
+import { answerTo } from "../answer.ts";
 import type { Operation } from "../commands.gen.ts";
 import type { Context, Input } from "../context.ts";
 import { CliError, EXIT, isCliError } from "../errors.ts";
 import { Interrupts } from "../interrupts.ts";
-import { contractNotice, missingService } from "../notices.ts";
-import { submit } from "../submit.ts";
+import { contractNotice, missingService, withRevisions } from "../notices.ts";
 import { accepted } from "../submitted.ts";
 import { watch } from "../watch.ts";
 import { requestOf } from "./generated.ts";
@@ -29,22 +29,20 @@ export async function followed(operation: Operation, context: Context, input: In
 			account: session.account,
 		});
 		contractNotice(session, screen);
-		let cancelAtOnce = false;
-		if (session.server.builders.length > 0)
-			interrupts.handle = () => {
-				cancelAtOnce = true;
-			};
-		const { service, revision } = await submit(api, { method, path, body, signal: aborted.signal }).catch(
-			async (error: unknown) => {
-				// A revision that is not there is 404 too, and names itself.
-				const gone = isCliError(error, "not_found") && error.problem?.field === undefined;
-				throw gone && (await isMissing(() => api.service(name, version)))
-					? await missingService(api, name, version)
-					: error;
-			},
-		);
+		const answer = await answerTo(
+			{ method, path, body, signal: aborted.signal },
+			{ ...{ api, screen, interrupts, name, version }, before: undefined, phase: "Start", builder: undefined },
+		).catch(async (error: unknown) => {
+			// A revision that is not there is 404 too, and names itself.
+			const gone = isCliError(error, "not_found") && error.problem?.field === undefined;
+			throw gone && (await isMissing(() => api.service(name, version)))
+				? await missingService(api, name, version)
+				: withRevisions(error, api, name, version);
+		});
+		if (answer.failed !== undefined) throw answer.problem;
+		const { service, revision, cancelAtOnce, decided } = answer;
 		const made = revision ?? service.revision;
-		if (!input.options.notNo("wait")) {
+		if (!input.options.notNo("wait") && !decided) {
 			screen.close();
 			accepted(context, api, service, made);
 			return EXIT.ok;

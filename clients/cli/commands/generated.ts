@@ -91,6 +91,8 @@ async function reached(api: Api, first: Service, wait: Awaited): Promise<Service
 		const gone = now === undefined || now.id !== first.id;
 		if (wait === "gone" ? gone : !gone && now.status === wait) return gone ? undefined : now;
 		if (gone) throw new CliError(`${title} was removed meanwhile`, { code: "not_found" });
+		// Nothing runs any more, and a newer revision that failed is what is left to show.
+		if (wait === "Stopped" && now.status === "Error" && now.error?.phase !== "stop") return now;
 		if (wait !== "gone" && now.status === "Error") {
 			throw new CliError(`${title}: ${now.error === null ? "it failed" : errorWords(now.error)}`, {
 				code: now.error?.code ?? "internal",

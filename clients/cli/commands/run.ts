@@ -1,3 +1,4 @@
+import { type Answer, answerTo } from "../answer.ts";
 import { type Api, servicePath } from "../api.ts";
 import type { Context, Input } from "../context.ts";
 import { dryRun } from "../dry-run.ts";
@@ -7,6 +8,7 @@ import { Interrupts } from "../interrupts.ts";
 import { contractNotice, missingService } from "../notices.ts";
 import { type Plan, planOf, type Verb } from "../plan.ts";
 import { resolveRemote } from "../remotes.ts";
+import { failureLines, isOfBuild } from "../report.ts";
 import { RUNTIME_FILE } from "../runtime-file.ts";
 import type { Screen } from "../screen/screen.ts";
 import { secretsOf } from "../secrets.ts";
@@ -15,7 +17,7 @@ import type { Service, Session } from "../shapes.ts";
 import { builderOf, KNOWN_BUILDERS, nothingToBuild } from "../source/buildable.ts";
 import { listFiles, type SourceFiles } from "../source/files.ts";
 import { display, type LocalSource } from "../source/root.ts";
-import { type Change, submit } from "../submit.ts";
+import type { Change } from "../submit.ts";
 import { accepted } from "../submitted.ts";
 import { uploaded } from "../uploading.ts";
 import { watch } from "../watch.ts";
@@ -65,7 +67,9 @@ async function deployed(
 ): Promise<number> {
 	const { name, version, local, origin } = plan;
 	const aborted = new AbortController();
-	interrupts.handle = () =>
+	// The key d is offered once there is something to detach from.
+	interrupts.handle = (interrupt) =>
+		interrupt !== "detach" &&
 		aborted.abort(new CliError("Cancelled; nothing was created", { exit: EXIT.cancelled, code: "cancelled" }));
 	const { signal } = aborted;
 	const api = await context.api();
@@ -106,31 +110,32 @@ async function deployed(
 	// Asked for by name alone: the same source, built and started again.
 	else if (Object.keys(settings).length === 0 && before !== undefined) settings.source = before.source;
 	else screen.say("nothing to upload");
-	// A server without a builder works while it answers, and stops when we go away; another is told to cancel.
-	const answersAtEnd = session.server.builders.length === 0;
-	let cancelAtOnce = false;
-	interrupts.handle = () => {
-		cancelAtOnce = true;
-		if (answersAtEnd) aborted.abort(new CliError("Cancelled", { exit: EXIT.cancelled, code: "cancelled" }));
-	};
-	const submitted = await submit(api, { ...changeOf(plan, settings), signal }).catch((error: unknown) => {
+	const builds = settings.source !== undefined;
+	const found = origin.kind === "folder" ? builderOf(origin.local, session.server.builders) : before?.build?.builder;
+	const answer = await answerTo(
+		{ ...changeOf(plan, settings), signal },
+		{
+			...{ api, screen, interrupts, name, version, before },
+			...{ phase: builds ? "Build" : "Start", builder: plan.builder?.name ?? found },
+		},
+	).catch((error: unknown) => {
 		throw withLimitHint(error, plan);
 	});
-	const { service } = submitted;
-	if (submitted.revision === undefined) {
+	if (answer.failed !== undefined) return failedAtOnce(context, screen, plan, answer);
+	const { service, revision, cancelAtOnce, decided } = answer;
+	if (revision === undefined) {
 		screen.close();
 		screen.say(`${label(name, version)}: nothing to rebuild or restart (revision ${service.revision})`);
 		return finished(context, service);
 	}
-	const watched = { id: service.id, name, version, revision: submitted.revision };
-	if (!input.options.notNo("wait")) {
+	const watched = { id: service.id, name, version, revision };
+	if (!input.options.notNo("wait") && !decided) {
 		screen.close();
-		accepted(context, api, service, submitted.revision);
+		accepted(context, api, service, revision);
 		return EXIT.ok;
 	}
-	const found = origin.kind === "folder" ? builderOf(origin.local, session.server.builders) : service.build?.builder;
-	const builder = plan.builder?.name ?? found;
-	const builds = settings.source !== undefined;
+	const known = origin.kind === "folder" ? found : service.build?.builder;
+	const builder = plan.builder?.name ?? known;
 	const rest = { builder, builds, root: local?.root, again: plan.again, cancelAtOnce };
 	return await watch({ context, api, screen, interrupts, watched, ...rest });
 }
@@ -148,6 +153,30 @@ function said({ limits, builder, ...rest }: Settings): Settings {
 		...(given.length === 0 ? {} : { limits: Object.fromEntries(given) }),
 		...(builder === undefined || builder === null ? {} : { builder }),
 	};
+}
+
+/** What a server that answers with the verdict says of a create: nothing of it is kept there, logs neither. */
+function failedAtOnce(
+	context: Context,
+	screen: Screen,
+	{ local, again }: Plan,
+	{ failed, problem, ms }: Extract<Answer, { problem: CliError }>,
+): number {
+	screen.begin(isOfBuild(failed) ? "Build" : "Start", "", Date.now() - ms);
+	screen.fail(failed.code.replaceAll("_", " "), ms);
+	screen.close();
+	const create = again.replace(/^runtime update/, "runtime run");
+	const report = { error: failed, revision: undefined, service: undefined, words: "", log: [] };
+	for (const line of failureLines({
+		...report,
+		root: local?.root,
+		cwd: context.cwd,
+		again: create,
+		paint: context.paint,
+	}))
+		screen.say(line);
+	if (context.json) context.printJson(problem.toProblem());
+	return problem.exit;
 }
 
 function finished(context: Context, service: Service): number {

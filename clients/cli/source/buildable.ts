@@ -12,6 +12,9 @@ export const KNOWN_BUILDERS: readonly BuilderInfo[] = [
 	{ name: "node", markers: ["package.json"] },
 ];
 
+/** What a server without builders (profile dev) runs. */
+const RUN_IN_PLACE = ["Procfile", "main.py"];
+
 /** Where a marker above the folder counts, since the folder holds files of that kind. */
 const PROGRAM_FILES: Readonly<Record<string, RegExp>> = {
 	"go.mod": /(?<!_test)\.go$/,
@@ -45,6 +48,11 @@ export function nothingToBuild(source: LocalSource, builders: readonly BuilderIn
 	const here = markers.filter((marker) => existsSync(join(source.folder, marker)));
 	const why = here.length > 0 ? `${here.join(", ")}, but no program beside it` : `no ${markers.join(", ")}`;
 	const where = display(source.folder, cwd);
+	const inPlace = RUN_IN_PLACE.filter((file) => !markers.includes(file) && existsSync(join(source.folder, file)));
+	if (inPlace.length > 0)
+		return usage(`Nothing to build in ${where} (${why})`, [
+			`Its ${inPlace.join(" and ")} is run as it is by a server of profile dev:  runtime server --profile dev`,
+		]);
 	const near = programsBelow(source, builders).map((folder) => display(folder, cwd));
 	const first = near[0];
 	if (first === undefined)

@@ -26,7 +26,7 @@ export type SourceFiles = {
 
 /**
  * What is uploaded of a root: what git has or would take (`git ls-files`), or without git what `.gitignore` files leave;
- * and of that, what `.runtimeignore` files leave. Never `.git`.
+ * and of that, what `.runtimeignore` files leave. Never `.git`; without git no `node_modules` beside a package.json.
  */
 export async function listFiles(root: string, signal: AbortSignal): Promise<SourceFiles> {
 	const listed = await gitFiles(root, signal);
@@ -74,7 +74,8 @@ class Listing {
 			else if (isGit(path)) continue;
 			else if (raw.isDirectory()) {
 				const inner = `${path}/`;
-				if (!ignored.ignoresFolder(inner) && !this.#unwanted.ignoresFolder(inner)) this.walk(inner, ignored);
+				if (isInstalled(this.#root, folder, raw.name.toString())) this.#skipped.push({ path, why: INSTALLED });
+				else if (!ignored.ignoresFolder(inner) && !this.#unwanted.ignoresFolder(inner)) this.walk(inner, ignored);
 			} else if (!ignored.ignores(path) && !this.#unwanted.ignores(path)) {
 				const stats = statOf(join(this.#root, path));
 				if (stats !== undefined) this.#add(path, stats);
@@ -98,6 +99,13 @@ class Listing {
 		if (files.length === 0) throw usage(`Every file in ${this.#root} is ignored`, ["Try:  runtime run --dry-run"]);
 		return { files, size, skipped: this.#skipped, by };
 	}
+}
+
+const INSTALLED = "the server installs packages itself";
+
+/** What a .gitignore of nearly every project of Node names, where there is no git to read one. */
+function isInstalled(root: string, folder: string, name: string): boolean {
+	return name === "node_modules" && statOf(join(root, folder, "package.json")) !== undefined;
 }
 
 function isGit(path: string): boolean {

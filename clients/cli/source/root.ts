@@ -1,7 +1,7 @@
 import { existsSync, realpathSync, statSync } from "node:fs";
 import { homedir } from "node:os";
 import { basename, dirname, isAbsolute, join, relative, resolve, sep } from "node:path";
-import { usage } from "../errors.ts";
+import { hints, usage } from "../errors.ts";
 import { quote } from "../format.ts";
 
 /** A folder that is to be built, and what is uploaded for it. */
@@ -58,7 +58,12 @@ function folderOf(typed: string, cwd: string): string {
 	if (!existsSync(path)) {
 		throw usage(
 			`There is no folder ${typed}`,
-			typed.startsWith(".") || isAbsolute(typed) ? [] : [`Try:  runtime status ${quote(typed)}`],
+			typed.startsWith(".") || isAbsolute(typed)
+				? ["Try:  runtime run ./FOLDER, with the folder of a program"]
+				: hints([
+						["A folder", "runtime run ./FOLDER"],
+						["A service of that name", `runtime status ${quote(typed)}`],
+					]),
 		);
 	}
 	if (!statSync(path).isDirectory()) {
