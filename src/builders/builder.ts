@@ -35,8 +35,8 @@ export type Requires = "none" | "node" | "python";
 /** One executable file. Disposing it removes the builder's own copy. */
 export interface Build extends AsyncDisposable {
 	readonly body: AsyncIterable<Uint8Array>;
-	/** Lower-case hex SHA-256 of the body. */
-	readonly sha256: string;
+	/** Lower-case hex SHA-256 of the body, of a builder that knows it before: then the body is held to it. Whoever stores it hashes it. */
+	readonly sha256?: string;
 	/** Bytes. */
 	readonly size: number;
 	/** Name of the builder that made it. */

@@ -1,4 +1,5 @@
 import type { Blobs } from "../blob/blobs.ts";
+import type { BlobInfo } from "../blob/store.ts";
 import type { Build, Builder, Call, SourceTree } from "../builders/builder.ts";
 import { failpoint } from "../failpoint.ts";
 import { named, nearestBuilder } from "./builder-choice.ts";
@@ -21,21 +22,24 @@ export class BuildMaker implements Maker {
 		const { entrypoint } = revision;
 		const builder =
 			named(this.#builders, revision.builder) ?? (await nearestBuilder(this.#builders, source, entrypoint, call));
-		await using build = await builder.build(
+		const build = await builder.build(
 			source,
 			{ namespace: service.namespace, entrypoint, env: {}, target: this.#target },
 			call,
 		);
+		call.keep(build);
 		failpoint("manager.build_done");
+		let stored: BlobInfo;
 		try {
-			await this.#store(service, revision.revision, build, call);
+			stored = await this.#store(service, revision.revision, build, call);
 		} catch (error) {
 			if (call.signal.aborted) throw error;
 			throw new StoreFailure(error);
 		}
 		failpoint("manager.build_stored");
-		const { sha256, size, requires } = build;
-		const record = { sha256, size, requires, builder: build.builder, revision: revision.revision };
+		// Of the bytes as they were written: what the store holds is what is run.
+		const { sha256, size } = stored;
+		const record = { sha256, size, requires: build.requires, builder: build.builder, revision: revision.revision };
 		return { build: record, launch: null };
 	}
 
@@ -43,11 +47,12 @@ export class BuildMaker implements Maker {
 		await this.#blobs.in(service.namespace).delete(buildKey(service.id, revision), call);
 	}
 
-	async #store(service: ServiceRecord, revision: number, build: Build, call: MakeCall): Promise<void> {
+	async #store(service: ServiceRecord, revision: number, build: Build, call: MakeCall): Promise<BlobInfo> {
 		const blobs = this.#blobs.in(service.namespace);
 		const key = buildKey(service.id, revision);
 		// A crash between storing and recording leaves bytes that nobody refers to; this build takes their place.
 		await blobs.delete(key, call);
-		await blobs.put(key, build.body, { ...call, sha256: build.sha256 });
+		const expected = build.sha256 === undefined ? {} : { sha256: build.sha256 };
+		return blobs.put(key, build.body, { signal: call.signal, ...expected });
 	}
 }

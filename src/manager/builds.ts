@@ -1,12 +1,13 @@
-import { BuildError } from "../builders/builder.ts";
 import { AppError, isAppError } from "../errors.ts";
 import { failpoint } from "../failpoint.ts";
 import { Semaphore } from "../semaphore.ts";
+import { failureOf } from "./build-failure.ts";
 import type { BuildLogs, BuildLogWriter } from "./build-log.ts";
 import type { Draft } from "./draft.ts";
 import type { Editor } from "./editor.ts";
+import { Leavings } from "./leavings.ts";
 import type { Logger } from "./logger.ts";
-import { type Made, type Maker, StoreFailure } from "./maker.ts";
+import type { Made, Maker } from "./maker.ts";
 import {
 	type RevisionError,
 	type RevisionRecord,
@@ -52,6 +53,8 @@ export class Builds {
 	readonly #tasks = new Map<string, Task>();
 	/** Folders that are made again: of revisions that were built before, so that a newer one may be built meanwhile. */
 	readonly #remakes = new Map<string, Task>();
+	/** Removals of what ended builds have left; each has its build's slot. */
+	readonly #removals = new Set<Promise<void>>();
 	#closed = false;
 
 	constructor(deps: BuildDeps, settings: BuildSettings) {
@@ -123,6 +126,7 @@ export class Builds {
 		const tasks = [...this.#tasks.values(), ...this.#remakes.values()];
 		for (const task of tasks) task.abort.abort(SHUTDOWN);
 		await Promise.all(tasks.map((task) => task.done));
+		await Promise.all(this.#removals);
 	}
 
 	async #run(service: ServiceRecord, revision: number, signal: AbortSignal): Promise<void> {
@@ -134,6 +138,7 @@ export class Builds {
 			if (isAppError(error, "cancelled")) return;
 			throw error;
 		}
+		const leavings = new Leavings(this.#deps.log);
 		try {
 			const begun = await editor.edit(service.id, (draft) => {
 				if (wanted(draft, revision, "Pending")) draft.move(revision, "Building");
@@ -141,7 +146,7 @@ export class Builds {
 			const record = begun === undefined ? undefined : revisionOf(begun, revision);
 			if (record?.status !== "Building") return;
 			failpoint("manager.build_start");
-			const outcome = await this.#outcome(service, record, signal);
+			const outcome = await this.#outcome(service, record, leavings, signal);
 			let unwanted = false;
 			await editor.edit(service.id, (draft) => {
 				unwanted = !wanted(draft, revision, "Building");
@@ -153,20 +158,25 @@ export class Builds {
 			failpoint("manager.build_recorded");
 			if (unwanted) await this.#discard(service, revision);
 		} finally {
-			release();
+			const removal = leavings[Symbol.asyncDispose]().then(() => {
+				release();
+				this.#removals.delete(removal);
+			});
+			this.#removals.add(removal);
 		}
 	}
 
 	async #outcome(
 		service: ServiceRecord,
 		revision: RevisionRecord,
+		leavings: Leavings,
 		signal: AbortSignal,
 	): Promise<Made | RevisionError | "put_back"> {
 		await using log = await this.#deps.buildLogs.open(service.id, revision.revision);
 		const limit = new AbortController();
 		const timer = setTimeout(() => limit.abort(TIMEOUT), this.#settings.timeoutMs);
 		try {
-			return await this.#make(service, revision, log, AbortSignal.any([signal, limit.signal]));
+			return await this.#make(service, revision, { log, leavings }, AbortSignal.any([signal, limit.signal]));
 		} catch (error) {
 			if (signal.reason === SHUTDOWN) {
 				log.append("the server is going down; this build is begun again when it is back");
@@ -192,12 +202,16 @@ export class Builds {
 	async #make(
 		service: ServiceRecord,
 		revision: RevisionRecord,
-		log: BuildLogWriter,
+		{ log, leavings }: { readonly log: BuildLogWriter; readonly leavings: Leavings },
 		signal: AbortSignal,
 	): Promise<Made> {
-		await using source = this.#deps.openSource(service.namespace, revision);
+		const source = leavings.keep(this.#deps.openSource(service.namespace, revision));
 		const located = await this.#located(service, revision, source, signal);
-		return await this.#deps.maker.make(service, located, source, { signal, log: (line) => log.append(line) });
+		return await this.#deps.maker.make(service, located, source, {
+			signal,
+			log: (line) => log.append(line),
+			keep: (thing) => void leavings.keep(thing),
+		});
 	}
 
 	/** A remote whose host did not answer when it was asked for is settled now, and its commit is on the revision from here on. */
@@ -238,8 +252,9 @@ export class Builds {
 			release = await this.#slots.acquire(signal);
 			timer = setTimeout(() => limit.abort(TIMEOUT), this.#settings.timeoutMs);
 			await using log = await this.#deps.buildLogs.open(service.id, revision.revision);
+			await using leavings = new Leavings(this.#deps.log);
 			log.append("the folder of this revision is gone and is made again");
-			await this.#make(service, revision, log, AbortSignal.any([signal, limit.signal]));
+			await this.#make(service, revision, { log, leavings }, AbortSignal.any([signal, limit.signal]));
 		} catch (error) {
 			if (!signal.aborted) throw error;
 		} finally {
@@ -251,38 +266,4 @@ export class Builds {
 
 function wanted(draft: Draft, revision: number, status: RevisionRecord["status"]): boolean {
 	return draft.service.desired === "running" && revisionOf(draft.service, revision)?.status === status;
-}
-
-function failureOf(error: unknown): RevisionError {
-	if (error instanceof BuildError) {
-		const { code, message, diagnostics, retryable, exitCode } = error;
-		const phase = code === "source_invalid" ? "source" : "build";
-		return revisionError(code, phase, message, {
-			diagnostics,
-			retryable,
-			...(exitCode === undefined ? {} : { exitCode }),
-		});
-	}
-	if (error instanceof StoreFailure)
-		return revisionError("internal", "build_store", `the build could not be stored: ${reason(error.cause)}`, {
-			retryable: true,
-		});
-	if (isAppError(error, "invalid_argument") || isAppError(error, "too_large"))
-		return revisionError("source_invalid", "source", error.message);
-	// A remote says what is wrong with itself.
-	if (isAppError(error) && error.field === "source" && error.code !== "internal") {
-		const retryable = error.code === "unavailable";
-		return revisionError(retryable ? "unavailable" : "source_invalid", "source", error.message, { retryable });
-	}
-	if (isAppError(error, "not_found"))
-		return revisionError("source_invalid", "source", "the source is no longer stored; upload it again");
-	return revisionError("internal", "build", "the build failed for a reason of the server's; its log has it", {
-		retryable: true,
-	});
-}
-
-function reason(error: unknown): string {
-	if (isAppError(error, "no_space")) return "the server's disk is full";
-	if (isAppError(error, "unavailable")) return "the build store cannot be reached";
-	return "the server's log has the reason";
 }

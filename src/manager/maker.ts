@@ -5,11 +5,16 @@ import type { BuildRecord, RevisionRecord, ServiceRecord } from "./model.ts";
 /** What a revision runs: a stored build, or its own folder. */
 export type Made = { readonly build: BuildRecord | null; readonly launch: Launch | null };
 
-export type MakeCall = { readonly signal: AbortSignal; readonly log: BuildLog };
+export type MakeCall = {
+	readonly signal: AbortSignal;
+	readonly log: BuildLog;
+	/** Takes what is to be disposed of when what came of the call is recorded. */
+	readonly keep: (thing: AsyncDisposable) => void;
+};
 
 /** Makes what a revision runs of its source. One of the two flows; which one, the configuration says. */
 export interface Maker {
-	/** Rejects with BuildError, StoreFailure, what the source rejects with, or `cancelled`; then nothing is left behind. */
+	/** Rejects with BuildError, StoreFailure, what the source rejects with, or `cancelled`; then nothing is left behind but what was kept. */
 	make(service: ServiceRecord, revision: RevisionRecord, source: SourceTree, call: MakeCall): Promise<Made>;
 	/** Removes what was made, for a revision that does not have it and never will. Idempotent. */
 	discard(service: ServiceRecord, revision: number, call: Call): Promise<void>;

@@ -30,6 +30,12 @@ export class LinuxPlatform implements Platform {
 		return seen;
 	}
 
+	async children(pid: number): Promise<number[]> {
+		// Not every kernel has it.
+		const children = attempt(() => readFileSync(`/proc/${pid}/task/${pid}/children`, "latin1"));
+		return (children ?? "").split(" ").filter(Boolean).map(Number);
+	}
+
 	async listeners(port?: number, pid?: number): Promise<Listener[]> {
 		const net = pid === undefined ? "/proc/net" : `/proc/${pid}/net`;
 		return [...readListeners(`${net}/tcp`, port), ...readListeners(`${net}/tcp6`, port)];

@@ -25,6 +25,10 @@ export class OtherPlatform implements Platform {
 		return processes.map((process) => ({ ...process, mark: marks.get(process.pid) ?? null }));
 	}
 
+	async children(): Promise<number[]> {
+		return [];
+	}
+
 	async listeners(port?: number, pid?: number): Promise<Listener[]> {
 		// No network but the machine's own can be looked into.
 		if (pid !== undefined) return [];

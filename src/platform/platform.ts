@@ -28,6 +28,8 @@ export interface Platform {
 	startTime(pid: number): Promise<string | null>;
 	/** All living processes that can be seen. */
 	processes(variable: string): Promise<ProcessSeen[]>;
+	/** What this process has started itself and still lives; none where the system does not say so at once. */
+	children(pid: number): Promise<number[]>;
 	/** TCP sockets that listen, on this port alone where one is given; in the network of this process where one is given. */
 	listeners(port?: number, pid?: number): Promise<Listener[]>;
 	/** Those of the listeners that one of these processes holds. */

@@ -188,7 +188,7 @@ t.test(
 			const { service } = draft.commit();
 			const [revision] = service.revisions;
 			if (revision === undefined) throw new Error("no revision");
-			const made = maker.make(service, revision, source, call);
+			const made = maker.make(service, revision, source, { ...call, keep: () => undefined });
 			if (typeof expected === "string") t.match(await made, { launch: { launcher: expected } });
 			else t.match(await failure(made), { code: "source_invalid", message: expected });
 		}

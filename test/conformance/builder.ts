@@ -62,6 +62,10 @@ export async function bytesOf(build: Build): Promise<Buffer> {
 	return Buffer.concat(parts);
 }
 
+function digestOf(bytes: Buffer): string {
+	return createHash("sha256").update(bytes).digest("hex");
+}
+
 export async function failureOf(work: Promise<Build>): Promise<BuildError> {
 	try {
 		await (await work)[Symbol.asyncDispose]();
@@ -117,7 +121,7 @@ export async function builderSuite(t: Test, suite: BuilderSuite): Promise<void> 
 		t.equal(build.builder, builder.name);
 		const bytes = await bytesOf(build);
 		t.equal(bytes.length, build.size);
-		t.equal(createHash("sha256").update(bytes).digest("hex"), build.sha256);
+		if (build.sha256 !== undefined) t.equal(digestOf(bytes), build.sha256);
 		t.ok(bytes.length > 0);
 		await build[Symbol.asyncDispose]();
 		await nothingLeft(t);
@@ -128,7 +132,7 @@ export async function builderSuite(t: Test, suite: BuilderSuite): Promise<void> 
 		const digests: string[] = [];
 		for (let round = 0; round < 2; round++) {
 			await using build = await builder.build(await treeOf(t, samples.valid), options(), { signal: never, log });
-			digests.push(build.sha256);
+			digests.push(digestOf(await bytesOf(build)));
 		}
 		t.equal(digests[0], digests[1]);
 	});

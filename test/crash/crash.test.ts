@@ -251,6 +251,9 @@ async function round(t: Test, kind: Kind, point: string): Promise<void> {
 		`${point} was reached`,
 	);
 
+	if (point === "manager.build_recorded:1")
+		t.not((await workIn(dataDir)).length, 0, "what the build left is there yet");
+
 	server = await TestServer.start({ dataDir, args });
 	await kind.after({ ...sources, server }, acknowledged);
 

@@ -1,6 +1,7 @@
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
 import t, { type Test } from "tap";
 import { AppError } from "../../src/errors.ts";
 import { Database } from "../../src/leveldb/database.ts";
@@ -91,20 +92,29 @@ t.test("the folder of what was cancelled in the synchronous flow goes as well", 
 });
 
 /** Builds over real records; `maker` notes what it is asked. */
-async function open(t: Test, commit: (commit: Commit, store: ServiceStore) => Promise<void>) {
+async function open(
+	t: Test,
+	commit: (commit: Commit, store: ServiceStore) => Promise<void>,
+	remove: () => Promise<void> = async () => undefined,
+) {
 	const folder = await mkdtemp(path.join(tmpdir(), "runtime-builds-"));
 	const store = new LevelServiceStore(await Database.open(path.join(folder, "records")));
 	t.teardown(async () => {
 		await store[Symbol.asyncDispose]();
 		await rm(folder, { recursive: true, force: true });
 	});
-	const draft = Draft.create(
-		{ id: "id-1", namespace: "default", name: "app", version: "latest", metadata: {} },
-		"2026-01-02T03:04:05.678Z",
-	);
-	draft.add(WISH, null);
-	const { service, ...rest } = draft.commit();
-	await store.commit({ service, ...rest });
+	const pending = async (id: string, name: string) => {
+		const draft = Draft.create(
+			{ id, namespace: "default", name, version: "latest", metadata: {} },
+			"2026-01-02T03:04:05.678Z",
+		);
+		draft.add(WISH, null);
+		const { service, ...rest } = draft.commit();
+		await store.commit({ service, ...rest });
+		return service;
+	};
+	const service = await pending("id-1", "app");
+	const second = await pending("id-2", "other");
 	const done: string[] = [];
 	const build = { sha256: "0".repeat(64), size: 1, builder: "fake", requires: "none", revision: 1 } as const;
 	const maker: Maker = {
@@ -122,8 +132,9 @@ async function open(t: Test, commit: (commit: Commit, store: ServiceStore) => Pr
 		archiveType: "targz" as const,
 		archive: () => Promise.reject(new Error("nobody needs it")),
 		directory: async () => folder,
-		[Symbol.asyncDispose]: async () => undefined,
+		[Symbol.asyncDispose]: remove,
 	};
+	const warned: string[] = [];
 	const all = new Builds(
 		{
 			store: seen,
@@ -131,13 +142,58 @@ async function open(t: Test, commit: (commit: Commit, store: ServiceStore) => Pr
 			maker,
 			buildLogs: new FileBuildLogs(path.join(folder, "logs"), { maxBytes: 1024 }),
 			openSource: () => tree,
-			log: { info: quiet, warn: quiet, error: quiet },
+			log: { info: quiet, warn: (_, message) => void warned.push(message), error: quiet },
 		},
 		{ parallel: 1, timeoutMs: 60_000 },
 	);
 	const ended = new Promise<unknown>((resolve) => all.start(service, 1, resolve));
-	return { store, done, ended };
+	const other = () => new Promise<unknown>((resolve) => all.start(second, 1, resolve));
+	return { all, store, done, ended, other, warned };
 }
+
+t.test(
+	"nobody waits for the removal of what a build leaves, but the next build and who stops the server",
+	async (t) => {
+		const gate = Promise.withResolvers<void>();
+		const removed: (string | undefined)[] = [];
+		const { all, store, ended, other, done } = await open(
+			t,
+			async (commit, store) => store.commit(commit),
+			async () => {
+				removed.push((await store.revision("id-1", 1))?.status);
+				await gate.promise;
+			},
+		);
+		t.equal(await ended, undefined);
+		await until(
+			async () => removed.length === 1,
+			() => "it is removed",
+		);
+		t.same(removed, ["Starting"], "after it was recorded");
+		// The one slot is not free.
+		const next = other().then(() => "ended");
+		t.equal(await Promise.race([next, delay(100, "waits")]), "waits");
+		t.same(done, ["made"]);
+		const stopped = all.shutdown().then(() => "stopped");
+		t.equal(await next, "ended");
+		t.equal(await Promise.race([stopped, delay(100, "waits")]), "waits");
+		gate.resolve();
+		t.equal(await stopped, "stopped");
+		t.same(done, ["made"], "what waited was not begun");
+	},
+);
+
+t.test("what cannot be removed is said, and the build stands", async (t) => {
+	const { all, store, ended, warned } = await open(
+		t,
+		async (commit, store) => store.commit(commit),
+		() => Promise.reject(new Error("in use")),
+	);
+	t.equal(await ended, undefined);
+	await all.shutdown();
+	t.match(await store.revision("id-1", 1), { status: "Starting", build: { revision: 1 } });
+	t.match(warned, [/temporary files of a build could not be removed/]);
+});
 
 t.test("what an unanswered commit recorded is kept, however its retry ends", async (t) => {
 	for (const [code, failed] of [

@@ -3,7 +3,7 @@ import { createServer, type Server } from "node:http";
 import { join } from "node:path";
 import t, { type Test } from "tap";
 import { AppError } from "../../src/errors.ts";
-import type { Engine, Exit, InstancePlan, Running } from "../../src/runtimes/companion/engine.ts";
+import type { Engine, Exit, InstancePlan, Running, StartPlan } from "../../src/runtimes/companion/engine.ts";
 import type { ServiceRef } from "../../src/runtimes/runtime.ts";
 import { until } from "../conformance/runtime.ts";
 import { FAST, SERVICE } from "./runtime-harness.ts";
@@ -240,6 +240,27 @@ t.test("why an engine cannot start it is what the failure says, and in the log",
 	t.match(await seen("failed", 0), { failure: { code: "internal", message: refusal.message } });
 	t.same(reported, [refusal]);
 });
+
+t.test(
+	"what was read while the record became durable is told to that one start, and to none that follows",
+	async (t) => {
+		const given: unknown[] = [];
+		const engine = new FakeEngine();
+		const { seen, apply } = await open(t, engine);
+		const start = engine.start.bind(engine);
+		engine.start = async (plan: StartPlan) => {
+			given.push(await plan.verified);
+			if (given.length === 1) throw new AppError("unavailable", "not at once");
+			return start(plan);
+		};
+		const verify = async ({ record }: InstancePlan) => `${record.instance} was read`;
+		Object.assign(engine, { verify });
+		await apply();
+		await seen("ready", 1);
+		const [plan] = engine.started;
+		t.same(given, [`${plan?.record.instance} was read`, undefined]);
+	},
+);
 
 t.test("services of two namespaces side by side, each forgotten with those that are left", async (t) => {
 	const { engine, supervisor, folder, seen, apply } = await open(t);

@@ -1,5 +1,6 @@
+import { createHash } from "node:crypto";
 import { once } from "node:events";
-import { readdir } from "node:fs/promises";
+import { mkdir, readdir, rename, writeFile } from "node:fs/promises";
 import { createServer, request } from "node:http";
 import { join } from "node:path";
 import { Writable } from "node:stream";
@@ -8,8 +9,10 @@ import t from "tap";
 import { ChangesStream } from "../../src/runtimes/companion/changes-stream.ts";
 import { systemClock } from "../../src/runtimes/companion/clock.ts";
 import { CompanionServer } from "../../src/runtimes/companion/companion-server.ts";
+import type { OpenEngine } from "../../src/runtimes/companion/engine.ts";
 import { checkRange, defaultRange, Ports } from "../../src/runtimes/companion/ports.ts";
 import { MAX_REQUEST_BYTES } from "../../src/runtimes/companion/protocol.ts";
+import { ProcessEngine } from "../../src/runtimes/process/engine.ts";
 import { createProcessRuntime } from "../../src/runtimes/process/runtime.ts";
 import { until } from "../conformance/runtime.ts";
 import { dataFolder, harness, spec } from "./process-harness.ts";
@@ -197,3 +200,44 @@ t.test("after all was stopped on purpose the companion ends as soon as the serve
 	);
 	t.pass("long before its idle time");
 });
+
+t.test("what is altered after it was read, and before it is started, is not executed", async (t) => {
+	for (const how of ["written", "replaced", "not"] as const) {
+		let programs = "";
+		const bytes = "#!/bin/sh\nexec sleep 1000\n";
+		const sha256 = createHash("sha256").update(bytes).digest("hex");
+		let reads = 0;
+		const engine: OpenEngine = async (host) => {
+			const inner = await ProcessEngine.open(host);
+			const verify = inner.verify.bind(inner);
+			inner.verify = async (plan) => {
+				const state = await verify(plan);
+				reads++;
+				const file = join(programs, sha256);
+				// As long as the build.
+				const other = bytes.replace("1000", "1001");
+				if (how === "replaced") await rename(await written(`${file}.new`, other), file);
+				if (how === "written") await written(file, other);
+				return state;
+			};
+			return inner;
+		};
+		const { supervisor, folder } = await openSupervisor(t, { engine });
+		programs = join(folder, "services", SERVICE.id, "programs");
+		await mkdir(programs, { recursive: true });
+		await written(join(programs, sha256), bytes);
+		await supervisor.apply(worker(folder, { program: { kind: "build", sha256, size: bytes.length } }));
+		const { revisions } = await until(
+			() => supervisor.observe(SERVICE.id),
+			({ revisions }) => revisions[0]?.phase === (how === "not" ? "ready" : "failed"),
+			how,
+		);
+		t.match(revisions[0]?.failure, how === "not" ? null : { code: "internal", message: /altered on the disk/ }, how);
+		t.equal(reads, 1);
+	}
+});
+
+async function written(file: string, text: string): Promise<string> {
+	await writeFile(file, text, { mode: 0o755 });
+	return file;
+}

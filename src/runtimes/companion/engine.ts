@@ -33,7 +33,11 @@ export type Folders = {
 export type InstancePlan = { readonly spec: SpecRecord; readonly record: InstanceRecord; readonly folders: Folders };
 
 /** `proven`: the run had been ready before, so whatever is in the way of another start is not its fault. */
-export type StartPlan = InstancePlan & { readonly proven: boolean };
+export type StartPlan = InstancePlan & {
+	readonly proven: boolean;
+	/** What `verify` gave for this very start; absent where it was not asked, or the start is tried again. */
+	readonly verified?: Promise<string>;
+};
 
 /** Whoever's output can be read, to its end. */
 export interface Heard {
@@ -88,6 +92,12 @@ export interface Engine extends AsyncDisposable {
 	onReachable(listener: () => void): () => void;
 	/** Before a spec is accepted: rejects with `not_found` where the bytes to start are not in `programs`, or else as is fit. */
 	check(spec: SpecRecord, programs: string): Promise<void>;
+	/**
+	 * Reads the bytes of a start to come, while its record is being made durable, and leaves nothing behind. For an engine that
+	 * verifies them itself; `start` is given the outcome, which says what was read, and reads anew where that was altered since or
+	 * there is none. Rejects as `start` does.
+	 */
+	verify?(plan: InstancePlan): Promise<string>;
 	/**
 	 * Rejects with `internal` (why it cannot be started, in words for the service's owner: the run has failed) or `unavailable`
 	 * (tried again later, same plan; its message says why meanwhile). What is no AppError is for the log alone.

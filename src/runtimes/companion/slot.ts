@@ -124,6 +124,7 @@ export class Slot {
 		const tenure = Tenure.fresh(this.#host, spec, this.number, port, this.#host.newId());
 		this.#tenure = tenure;
 		try {
+			tenure.verify();
 			await this.#host.persist();
 			failpoint("companion.before_spawn");
 			await tenure.start(everReady, signal, (why) => this.#run.waits(why));

@@ -32,6 +32,7 @@ export class Tenure {
 	readonly gone: Exit | null;
 	#running: Running | null;
 	#followers: readonly Follower[] = [];
+	#verified: Promise<string> | undefined;
 
 	private constructor(
 		host: TenureHost,
@@ -78,10 +79,22 @@ export class Tenure {
 		return this.#running;
 	}
 
+	/** Begins to read what is to be started, beside whatever must come first. */
+	verify(): void {
+		this.#verified = this.#host.engine.verify?.(this.#plan);
+		// Thrown where it is awaited: by the start.
+		this.#verified?.catch(() => undefined);
+	}
+
 	/** Rejects with `unavailable` only when aborted before it could be started. `waits` is told why it is tried again. */
 	async start(proven: boolean, signal: AbortSignal, waits: (why: AppError) => void): Promise<void> {
 		const { engine, clock } = this.#host;
-		const running = await untilReached(this.#host, () => engine.start({ ...this.#plan, proven }), signal, waits);
+		const begin = () => {
+			const verified = this.#verified;
+			this.#verified = undefined;
+			return engine.start({ ...this.#plan, proven, ...(verified === undefined ? {} : { verified }) });
+		};
+		const running = await untilReached(this.#host, begin, signal, waits);
 		const { pid, startTime, host } = running;
 		this.#running = running;
 		this.startedAt = clock.now();

@@ -3,9 +3,9 @@ import { join } from "node:path";
 import { AppError, systemCode } from "../../errors.ts";
 import { failpoint } from "../../failpoint.ts";
 import type { ProcessSeen } from "../../platform/platform.ts";
-import type { Engine, EngineHost, Gone, InstancePlan, Running } from "../companion/engine.ts";
+import type { Engine, EngineHost, Gone, InstancePlan, Running, StartPlan } from "../companion/engine.ts";
 import type { InstanceRecord, SpecRecord } from "../companion/state-file.ts";
-import { endAll, endMarked, Instance, MARK, PROGRAM_HOST, rawOutput } from "./instance.ts";
+import { endAll, endMarked, Instance, MARK, PROGRAM_HOST, rawOutput, verify } from "./instance.ts";
 
 /** Programs as processes of this machine, as this user. */
 export class ProcessEngine implements Engine {
@@ -43,7 +43,11 @@ export class ProcessEngine implements Engine {
 		}
 	}
 
-	start(plan: InstancePlan): Promise<Running> {
+	verify({ spec, folders }: InstancePlan): Promise<string> {
+		return verify(spec, folders.programs);
+	}
+
+	start(plan: StartPlan): Promise<Running> {
 		return Instance.spawn(this.#host, plan);
 	}
 

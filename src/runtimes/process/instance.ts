@@ -1,16 +1,15 @@
 import { spawn } from "node:child_process";
-import { createHash } from "node:crypto";
-import { closeSync, createReadStream, openSync } from "node:fs";
-import { mkdir, readFile } from "node:fs/promises";
+import { closeSync, openSync } from "node:fs";
+import { mkdir, readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
-import { pipeline } from "node:stream/promises";
 import { AppError, systemCode } from "../../errors.ts";
 import { failpoint } from "../../failpoint.ts";
 import type { ProcessSeen } from "../../platform/platform.ts";
-import type { EngineHost, Exit, Folders, InstancePlan, Running } from "../companion/engine.ts";
+import type { EngineHost, Exit, Folders, InstancePlan, Running, StartPlan } from "../companion/engine.ts";
 import { expand, toldByEnvironment } from "../companion/invocation.ts";
 import type { InstanceRecord, SpecRecord } from "../companion/state-file.ts";
 import type { Follower, ServiceLog } from "../output/log.ts";
+import { digestOf } from "./digest.ts";
 import { listenersOf, listeningHost } from "./listeners.ts";
 
 /** In the environment of everything that we start: `<folder's id>.<instance>`. */
@@ -22,9 +21,6 @@ export const MARK = "RUNTIME_INSTANCE";
  */
 const SHIM = `trap : TERM INT HUP; exec 3>&2 2>/dev/null; (exec "$@" 2>&3 3>&-); code=$?; echo $code >"$0"; exit $code`;
 const POLL_MS = { first: 2, most: 50, adopted: 100 };
-
-/** Bytes; each read is a trip to another thread. */
-const READ_AT_ONCE = 1024 * 1024;
 
 /** What programs are told to listen on. */
 export const PROGRAM_HOST = "127.0.0.1";
@@ -59,12 +55,13 @@ export class Instance implements Running {
 	}
 
 	/** Starts it. Rejects with `internal` where the file is not the build, or the system refuses. */
-	static async spawn(host: InstanceHost, plan: InstancePlan): Promise<Instance> {
+	static async spawn(host: InstanceHost, plan: Omit<StartPlan, "proven">): Promise<Instance> {
 		const { spec, record, folders } = plan;
-		const command = await verifiedCommand(spec, folders.programs);
 		for (const folder of [folders.home, folders.temporary, folders.instance])
 			await mkdir(folder, { recursive: true, mode: 0o700 });
 		const exitFile = join(folders.instance, "exit.code");
+		if ((await plan.verified) !== (await stateOf(spec, folders.programs))) await verify(spec, folders.programs);
+		const command = commandOf(spec, folders.programs);
 		const expanded = [...command, ...spec.args].map((arg) => expand(arg, record, PROGRAM_HOST));
 		const output = (["stdout", "stderr"] as const).map((name) => openSync(join(folders.instance, name), "a", 0o600));
 		try {
@@ -145,7 +142,20 @@ export class Instance implements Running {
 	}
 
 	listeningAt(): Promise<string | null> {
-		return listeningHost(this.#host.platform, this.#plan.record.port, () => this.pids());
+		const { platform } = this.#host;
+		const { port } = this.#plan.record;
+		return listeningHost(
+			platform,
+			port,
+			() => this.#program(),
+			() => this.pids(),
+		);
+	}
+
+	/** The shim's child, while there is a shim. */
+	async #program(): Promise<number[]> {
+		const { platform } = this.#host;
+		return (await platform.startTime(this.pid)) === this.startTime ? platform.children(this.pid) : [];
 	}
 
 	async elsewhere() {
@@ -209,19 +219,32 @@ export async function endAll(
 	}
 }
 
-/** The file is read anew before each start: what was altered on the disk is never executed. */
-async function verifiedCommand({ program }: SpecRecord, programs: string): Promise<readonly string[]> {
-	if (program.kind === "directory") return program.command;
-	const file = join(programs, program.sha256);
-	const hash = createHash("sha256");
+/** The file is read anew for each start: what was altered on the disk is never executed. → its state before it was read. */
+export async function verify(spec: SpecRecord, programs: string): Promise<string> {
+	const { program } = spec;
+	const state = await stateOf(spec, programs);
+	if (program.kind === "directory") return state;
+	const sha256 = await digestOf(join(programs, program.sha256)).catch((error: unknown) => {
+		throw impossible("the program's file cannot be read", error);
+	});
+	if (sha256 !== program.sha256)
+		throw new AppError("internal", "the program's file was altered on the disk; it was not executed");
+	return state;
+}
+
+/** Differs for a file that was replaced or written to: nobody can set the time of its last change. */
+async function stateOf({ program }: SpecRecord, programs: string): Promise<string> {
+	if (program.kind === "directory") return "";
 	try {
-		await pipeline(createReadStream(file, { highWaterMark: READ_AT_ONCE }), hash);
+		const { dev, ino, size, ctimeNs } = await stat(join(programs, program.sha256), { bigint: true });
+		return `${dev} ${ino} ${size} ${ctimeNs}`;
 	} catch (error) {
 		throw impossible("the program's file cannot be read", error);
 	}
-	if (hash.digest("hex") !== program.sha256)
-		throw new AppError("internal", "the program's file was altered on the disk; it was not executed");
-	return [file];
+}
+
+function commandOf({ program }: SpecRecord, programs: string): readonly string[] {
+	return program.kind === "directory" ? program.command : [join(programs, program.sha256)];
 }
 
 function environment(

@@ -1,11 +1,10 @@
-import { createHash, type Hash } from "node:crypto";
-import { createReadStream } from "node:fs";
-import { mkdir, open, readdir, rename, rm } from "node:fs/promises";
+import { createHash } from "node:crypto";
+import { type FileHandle, mkdir, open, readdir, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
-import { pipeline } from "node:stream/promises";
 import { AppError, cancelled, systemCode } from "../../errors.ts";
 import { syncFolder } from "../companion/state-file.ts";
 import type { Call, Program } from "../runtime.ts";
+import { digestOf } from "./digest.ts";
 
 const TEMPORARY = ".incoming";
 
@@ -47,8 +46,11 @@ async function write(file: string, program: Extract<Program, { kind: "build" }>,
 			if (signal.aborted) throw cancelled(signal);
 			size += chunk.length;
 			if (size > program.size) break;
+			const writing = writeAll(handle, chunk);
+			// Hashed meanwhile; a failure is thrown where it is awaited.
+			writing.catch(() => undefined);
 			hash.update(chunk);
-			for (let at = 0; at < chunk.length; ) at += (await handle.write(chunk, at)).bytesWritten;
+			await writing;
 		}
 		if (size !== program.size)
 			throw new AppError("damaged", `the build has ${program.size} bytes, but the store gave another number`);
@@ -60,14 +62,16 @@ async function write(file: string, program: Extract<Program, { kind: "build" }>,
 	return hash.digest("hex");
 }
 
+async function writeAll(handle: FileHandle, chunk: Uint8Array): Promise<void> {
+	for (let at = 0; at < chunk.length; ) at += (await handle.write(chunk, at)).bytesWritten;
+}
+
 /** Null where there is no such file. */
 async function digest(file: string): Promise<string | null> {
-	const hash: Hash = createHash("sha256");
 	try {
-		await pipeline(createReadStream(file), hash);
+		return await digestOf(file);
 	} catch (error) {
 		if (systemCode(error) === "ENOENT") return null;
 		throw error;
 	}
-	return hash.digest("hex");
 }
